@@ -1,0 +1,1 @@
+"""What every process of Kumo shares: contracts, store, rpc, errors, names, configuration, logs and metrics."""
