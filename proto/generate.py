@@ -12,18 +12,18 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from grpc_tools import protoc
+from grpc_tools import protoc  # type: ignore[import-untyped]  # it ships no types
 
 PROTO = Path(__file__).resolve().parent
 ROOT = PROTO.parent
 TARGET = Path("kumo/api")
 PACKAGE_LINE = '"""Generated from proto/ by proto/generate.py."""\n'
 
-# Python, and its stubs, import buf.validate in three spellings: an import, a from-import, and a dotted use after an import.
+# Python, and its stubs, import buf.validate in these spellings.
 _RENAMES = (
-    (re.compile(r"^from buf\.validate import", re.M), "from kumo.api.buf.validate import"),
-    (re.compile(r"^import buf\.validate\.", re.M), "import kumo.api.buf.validate."),
-    (re.compile(r"^from buf import", re.M), "from kumo.api.buf import"),
+    (re.compile(r"^from buf\.validate import", re.MULTILINE), "from kumo.api.buf.validate import"),
+    (re.compile(r"^import buf\.validate\.", re.MULTILINE), "import kumo.api.buf.validate."),
+    (re.compile(r"^from buf import", re.MULTILINE), "from kumo.api.buf import"),
 )
 
 
@@ -39,13 +39,13 @@ def includes() -> list[str]:
     common = importlib.util.find_spec("google.api")
     assert tools is not None and tools.origin is not None
     assert common is not None and common.submodule_search_locations is not None
-    return [str(Path(tools.origin).parent / "_proto"), str(Path(list(common.submodule_search_locations)[0]).parent.parent)]
+    return [str(Path(tools.origin).parent / "_proto"), str(Path(next(iter(common.submodule_search_locations))).parent.parent)]
 
 
 def compile_protos(names: list[str], output: Path) -> None:
     """Run protoc and its plug-ins of this same environment, writing below `output`."""
     programs = Path(sys.executable).parent
-    with_services = [name for name in names if re.search(r"^service ", (PROTO / name).read_text(), re.M)]
+    with_services = [name for name in names if re.search(r"^service ", (PROTO / name).read_text(), re.MULTILINE)]
     paths = [f"-I{PROTO}", *(f"-I{path}" for path in includes())]
     typed = [f"--plugin=protoc-gen-mypy={programs / 'protoc-gen-mypy'}", f"--mypy_out=quiet:{output}"]
     stubs = [f"--plugin=protoc-gen-mypy_grpc={programs / 'protoc-gen-mypy_grpc'}", f"--mypy_grpc_out=quiet:{output}"]
