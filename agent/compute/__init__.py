@@ -1,0 +1,1 @@
+"""Compute: the servers of a host, as domains of libvirt."""

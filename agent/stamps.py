@@ -1,0 +1,223 @@
+"""Decides which commands are obeyed, and keeps on disk the last one about each thing with its stamp; what they ask for is others'.
+
+A command whose `desired` is unset says that the thing shall go; it is kept, as the thing's tombstone, until the leader acknowledged
+that it recorded the end, and an hour more, so that a late duplicate of an older command finds what refuses it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Generic, Protocol, TypeVar, cast
+
+from google.protobuf.message import Message
+
+from agent.state import StateFiles
+from kumo.api.agent.v1 import state_pb2
+from kumo.api.type.v1.stamp_pb2 import Epoch, Stamp, Term
+from kumo.clock import Clock, SystemClock
+from kumo.errors import FailedPrecondition
+from kumo.log import get_logger
+
+log = get_logger(__name__)
+
+TOMBSTONE_AGE = timedelta(hours=1)
+COMMIT_WITHIN_S = 60.0
+
+_TERMS = "terms"
+_LARGEST = "largest"
+
+
+def term_order(term: Term) -> tuple[str, int]:
+    """Return what terms are compared by; UUIDv7s of incarnations are in order as text."""
+    return term.incarnation, term.create_revision
+
+
+def epoch_order(epoch: Epoch) -> tuple[int, int]:
+    return epoch.cell, epoch.host
+
+
+def stale(stamp: Stamp, held: Stamp | None, largest: Term) -> str | None:
+    """Return which number of `stamp` is behind what is held, or None if the command is to be obeyed.
+
+    The same stamp again is obeyed: applying twice is applying once.
+    """
+    if term_order(stamp.term) < term_order(largest):
+        return "term"
+    if held is None:
+        return None
+    if term_order(stamp.term) < term_order(held.term):
+        return "term"
+    if epoch_order(stamp.epoch) < epoch_order(held.epoch):
+        return "epoch"
+    if stamp.generation < held.generation:
+        return "generation"
+    if term_order(stamp.term) == term_order(held.term) and stamp.sequence < held.sequence:
+        return "sequence"
+    return None
+
+
+class Terms:
+    """The largest term that was obeyed, of all things together."""
+
+    def __init__(self, files: StateFiles) -> None:
+        self._files = files
+        self._largest = Term()
+        self._lock = asyncio.Lock()
+
+    def load(self) -> None:
+        self._largest = self._files.load(_TERMS, Term).get(_LARGEST, Term())
+
+    @property
+    def largest(self) -> Term:
+        """An empty one where none was obeyed yet."""
+        return self._largest
+
+    async def obey(self, term: Term) -> None:
+        """Raise FailedPrecondition STALE_COMMAND if `term` is behind the largest; else it is the largest, on disk too, from now on."""
+        async with self._lock:
+            self.check(term)
+            if term_order(term) > term_order(self._largest):
+                kept = Term.FromString(term.SerializeToString())
+                await self._files.save(_TERMS, _LARGEST, kept)
+                self._largest = kept
+                log.info("leader obeyed", incarnation=term.incarnation, create_revision=term.create_revision)
+
+    def check(self, term: Term) -> None:
+        """Raise FailedPrecondition STALE_COMMAND if `term` is behind the largest."""
+        if term_order(term) < term_order(self._largest):
+            raise refusal("term", Stamp(term=term), None, self._largest)
+
+
+class Command(Protocol):
+    """What ApplyServerRequest, ApplyNetworkRequest and ApplyPortRequest have in common: an order about one thing."""
+
+    @property
+    def stamp(self) -> Stamp: ...
+
+    uid: str
+
+    def HasField(self, field_name: str) -> bool: ...
+
+
+C = TypeVar("C", bound=Command)
+
+
+class Commands(Generic[C]):
+    """The last command about each thing of one kind. load() comes before all else."""
+
+    def __init__(self, files: StateFiles, kind: str, command_type: type[C], terms: Terms, clock: Clock | None = None) -> None:
+        self._files = files
+        self._kind = kind
+        self._ended_kind = f"{kind}-ended"
+        self._type = command_type
+        self._terms = terms
+        self._clock = clock or SystemClock()
+        self._held: dict[str, C] = {}
+        self._ended: dict[str, state_pb2.KeptEnd] = {}
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    def load(self) -> None:
+        """Read what is kept. Blocks: for the start of the process."""
+        self._held = cast(dict[str, C], self._files.load(self._kind, cast(type[Message], self._type)))
+        self._ended = self._files.load(self._ended_kind, state_pb2.KeptEnd)
+
+    @property
+    def held(self) -> Mapping[str, C]:
+        """The last command about each thing by uid, tombstones among them. Not to be changed."""
+        return MappingProxyType(self._held)
+
+    def is_tombstone(self, uid: str) -> bool:
+        return (command := self._held.get(uid)) is not None and not command.HasField("desired")
+
+    async def accept(self, command: C, within_s: float | None = None) -> None:
+        """Return when `command` is on disk and is what is held.
+
+        Raises FailedPrecondition STALE_COMMAND if another is ahead, DeadlineExceeded if it could not be committed in `within_s`.
+        """
+        not_after = time.monotonic() + min(within_s if within_s is not None else COMMIT_WITHIN_S, COMMIT_WITHIN_S)
+        async with self._alone(command.uid):
+            held = self._held.get(command.uid)
+            number = stale(command.stamp, held.stamp if held else None, self._terms.largest)
+            if number is not None:
+                raise refusal(number, command.stamp, held.stamp if held else None, self._terms.largest)
+            await self._terms.obey(command.stamp.term)
+            if command == held:
+                return
+            if command.uid in self._ended:
+                await self._files.remove(self._ended_kind, command.uid)
+                del self._ended[command.uid]
+            await self._commit(command, not_after)
+
+    async def acknowledge(self, uids: Iterable[str]) -> None:
+        """Take it that the leader recorded the ends of `uids`; those that are not held, or shall not go, are passed over."""
+        end = state_pb2.KeptEnd()
+        end.acknowledge_time.FromDatetime(self._clock.now())
+        for uid in uids:
+            async with self._alone(uid):
+                if self.is_tombstone(uid) and uid not in self._ended:
+                    await self._files.save(self._ended_kind, uid, end)
+                    self._ended[uid] = end
+
+    async def drop_old_tombstones(self) -> None:
+        """Forget what was acknowledged an hour ago or earlier."""
+        oldest = self._clock.now() - TOMBSTONE_AGE
+        for uid, end in list(self._ended.items()):
+            if end.acknowledge_time.ToDatetime(oldest.tzinfo) > oldest:
+                continue
+            async with self._alone(uid):
+                if self._ended.get(uid) is not end:
+                    continue
+                # In this order: a crash in between leaves the end of nothing, which the next call removes, and never a tombstone
+                # that waits for an acknowledgement that was given.
+                if self.is_tombstone(uid):
+                    await self._files.remove(self._kind, uid)
+                    del self._held[uid]
+                await self._files.remove(self._ended_kind, uid)
+                del self._ended[uid]
+
+    async def _commit(self, command: C, not_after: float) -> None:
+        message = cast(Message, command)
+        kept = type(message).FromString(message.SerializeToString())
+        try:
+            await self._files.save(self._kind, command.uid, kept, not_after=not_after)
+        except asyncio.CancelledError:
+            self._held[command.uid] = cast(C, kept)  # the write went through before save() let go
+            raise
+        self._held[command.uid] = cast(C, kept)
+
+    @asynccontextmanager
+    async def _alone(self, uid: str) -> AsyncIterator[None]:
+        """One command about a thing at a time; locks of things that nobody speaks of are not kept."""
+        lock, users = self._locks.get(uid, (asyncio.Lock(), 0))
+        self._locks[uid] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(uid)
+            if users > 1:
+                self._locks[uid] = (lock, users - 1)
+
+
+def refusal(number: str, stamp: Stamp, held: Stamp | None, largest: Term) -> FailedPrecondition:
+    """Return the error that says what is held, for whoever sent `stamp`, whose `number` is behind."""
+    said = held or Stamp()
+    return FailedPrecondition(
+        "STALE_COMMAND",
+        f"the {number} of the command is behind what this host holds",
+        fix="read what the host holds; a deposed leader stops",
+        behind=number,
+        command_incarnation=stamp.term.incarnation,
+        command_create_revision=stamp.term.create_revision,
+        largest_incarnation=largest.incarnation,
+        largest_create_revision=largest.create_revision,
+        held_incarnation=said.term.incarnation,
+        held_create_revision=said.term.create_revision,
+        held_sequence=said.sequence,
+        held_epoch_cell=said.epoch.cell,
+        held_epoch_host=said.epoch.host,
+        held_generation=said.generation,
+    )
