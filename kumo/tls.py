@@ -76,7 +76,9 @@ class ServerTls:
 
     def credentials(self) -> grpc.ServerCredentials:
         return grpc.dynamic_ssl_server_credentials(
-            self._initial.for_server(), self._fetch, require_client_authentication=self.require_client
+            self._initial.for_server(),
+            self._fetch,  # type: ignore[arg-type]  # the stub forgot that None means unchanged
+            require_client_authentication=self.require_client,
         )
 
     async def run(self) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 REQUEST_ID_KEY = "x-request-id"
-CALLER_KEY = "x-kumo-caller"
 
 
 class Audience(IntEnum):

@@ -67,7 +67,7 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo |
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     has_info = has_bad = False
     with contextlib.suppress(DecodeError, ValueError):  # a peer that sends garbage is read as one that sent nothing
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # typed for the synchronous calls only
+        status = rpc_status.from_call(error)
         for detail in status.details if status is not None else ():
             has_info = detail.Unpack(info) or has_info
             has_bad = detail.Unpack(bad) or has_bad

@@ -1,0 +1,232 @@
+"""The one interceptor: request id, principal, limit, who may call, validation, audience, metrics and errors of every call.
+
+Each method's wrapped handler is built once. A handler is `async def f(request, context)` returning a message, or an async generator
+yielding messages; it raises kumo.errors and never touches status codes. What it raises otherwise is a bug: the caller gets an
+incident id, the log the text.
+"""
+
+import asyncio
+import inspect
+import re
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from prometheus_client import Counter, Gauge, Histogram
+
+from kumo.errors import DeadlineExceeded, Error, Internal, PermissionDenied, ResourceExhausted
+from kumo.ids import new_uid
+from kumo.log import bind, get_logger
+from kumo.rpc.audience import ErrorFilter, visible
+from kumo.rpc.call import CALL, REQUEST_ID_KEY, Audience, Call, Principal
+from kumo.rpc.fields import method_audience
+from kumo.rpc.identity import Context, PrincipalOf
+from kumo.rpc.status import to_status
+from kumo.rpc.validate import Check, InvalidRequest, compile_check
+
+log = get_logger(__name__)
+
+REQUESTS = Counter("kumo_rpc_requests_total", "Calls that ended, by their status code.", ["service", "method", "code"])
+DURATION = Histogram(
+    "kumo_rpc_duration_seconds",
+    "How long calls took, streams to their end.",
+    ["service", "method"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
+IN_FLIGHT = Gauge("kumo_rpc_in_flight_calls", "Calls being served.", ["service"])
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+# A call that fails so is the caller's or nobody's fault, and one line of INFO is enough.
+_EXPECTED = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "ABORTED", "CANCELLED"})
+
+Handler = Callable[[Any, Context], Any]
+MethodHandler = grpc.RpcMethodHandler[Any, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many calls one principal may have in flight at a time: answers awaited, and streams open."""
+
+    unary: int = 256
+    streams: int = 256
+
+
+class _Method:
+    """What is known of one method before any call."""
+
+    def __init__(self, descriptor: MethodDescriptor, handler: MethodHandler, *, public: bool) -> None:
+        service = descriptor.containing_service
+        self.path = f"/{service.full_name}/{descriptor.name}"
+        self.service, self.name = service.full_name, descriptor.name
+        self.audience = method_audience(descriptor) if public else Audience.INTERNAL
+        self.check: Check = compile_check(descriptor, public=public)
+        self.is_stream = bool(handler.request_streaming or handler.response_streaming)
+        self.duration = DURATION.labels(self.service, self.name)
+        self.in_flight = IN_FLIGHT.labels(self.service)
+        self._ended: dict[str, Any] = {}
+
+    def ended(self, code: str, started: float) -> None:
+        counter = self._ended.get(code)
+        if counter is None:
+            counter = self._ended[code] = REQUESTS.labels(self.service, self.name, code)
+        counter.inc()
+        self.duration.observe(time.perf_counter() - started)
+
+
+class Interceptor:
+    """Wraps the handlers of one listener."""
+
+    def __init__(
+        self, principal_of: PrincipalOf, services: list[ServiceDescriptor], *, public: bool = True, limits: Limits | None = None
+    ) -> None:
+        """`services` are all that the listener offers; `public` is False for listeners between Kumo's own processes."""
+        self._principal_of = principal_of
+        self._public = public
+        self._limits = limits or Limits()
+        self._calls: dict[tuple[str, bool], int] = defaultdict(int)
+        self._errors = ErrorFilter(services if public else [])
+
+    def wrap(self, descriptor: MethodDescriptor, handler: MethodHandler) -> MethodHandler:
+        """Return `handler` with everything around it. Raises TypeError for a handler of a kind that cannot be wrapped."""
+        method = _Method(descriptor, handler, public=self._public)
+        make: Any = getattr(grpc, f"{_kind(handler.request_streaming)}_{_kind(handler.response_streaming)}_rpc_method_handler")
+        inner: Handler = getattr(handler, f"{_kind(handler.request_streaming)}_{_kind(handler.response_streaming)}")
+        if handler.response_streaming != inspect.isasyncgenfunction(inner):
+            wanted = "an async generator" if handler.response_streaming else "an async function"
+            raise TypeError(f"the handler of {method.path} must be {wanted}")
+        wrapped = self._streaming(method, inner) if handler.response_streaming else self._answering(method, inner)
+        made: MethodHandler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return made
+
+    def _answering(self, method: _Method, inner: Callable[[Any, Context], Awaitable[Message]]) -> Handler:
+        async def serve(request: Any, context: Context) -> Message | None:
+            started = time.perf_counter()
+            principal: Principal | None = None
+            code = "OK"
+            method.in_flight.inc()
+            try:
+                principal = self._enter(method, context)
+                request = self._checked(method, request, principal)
+                return visible(await inner(request, context), principal.audience)
+            except BaseException as error:
+                code, status = self._failure(method, error, principal)
+                if status is None:
+                    raise
+                await context.abort_with_status(status)
+            finally:
+                method.in_flight.dec()
+                self._leave(method, principal)
+                method.ended(code, started)
+
+        return serve
+
+    def _streaming(self, method: _Method, inner: Callable[[Any, Context], AsyncIterator[Message]]) -> Handler:
+        async def serve(request: Any, context: Context) -> AsyncIterator[Message]:
+            started = time.perf_counter()
+            principal: Principal | None = None
+            code = "OK"
+            method.in_flight.inc()
+            try:
+                principal = self._enter(method, context)
+                request = self._checked(method, request, principal)
+                async with aclosing(inner(request, context)) as messages:  # type: ignore[type-var]  # wrap() saw a generator
+                    async for message in messages:
+                        yield visible(message, principal.audience)
+            except BaseException as error:
+                code, status = self._failure(method, error, principal)
+                if status is None:
+                    raise
+                await context.abort_with_status(status)
+            finally:
+                method.in_flight.dec()
+                self._leave(method, principal)
+                method.ended(code, started)
+
+        return serve
+
+    def _enter(self, method: _Method, context: Context) -> Principal:
+        """Bind the call's context; raises if this principal may not make this call now. What it counted, _leave() takes back."""
+        request_id = _request_id(context)
+        bind(request_id=request_id, method=method.path)
+        principal = self._principal_of(context)
+        bind(principal=principal.name)
+        remaining = context.time_remaining()
+        deadline = None if remaining is None else time.monotonic() + remaining
+        if principal.audience < method.audience:
+            raise PermissionDenied(
+                "METHOD_NOT_YOURS", f"{method.name} is for operators only", fix="ask an operator of this cloud", method=method.path
+            )
+        self._count(method, principal)
+        CALL.set(Call(principal, request_id, deadline))
+        return principal
+
+    def _count(self, method: _Method, principal: Principal) -> None:
+        most = self._limits.streams if method.is_stream else self._limits.unary
+        key = (principal.name, method.is_stream)
+        if self._calls[key] >= most:
+            what = "open streams" if method.is_stream else "calls in flight"
+            raise ResourceExhausted(
+                "TOO_MANY_CALLS", f"{principal.name} has {most} {what}, the limit", fix="end some of them first", limit=most
+            )
+        self._calls[key] += 1
+
+    def _leave(self, method: _Method, principal: Principal | None) -> None:
+        if principal is None:
+            return
+        key = (principal.name, method.is_stream)
+        self._calls[key] -= 1
+        if not self._calls[key]:
+            del self._calls[key]
+
+    def _checked(self, method: _Method, request: Any, principal: Principal) -> Any:
+        """Return the request once checked, or the stream that checks each of its messages as it is read."""
+        if isinstance(request, Message):
+            method.check(request, principal.audience)
+            return request
+        return _checked_stream(method.check, request, principal.audience)
+
+    def _failure(self, method: _Method, error: BaseException, principal: Principal | None) -> tuple[str, Any]:
+        """Return the code to count and the status to send; no status means that the exception itself must go on."""
+        call = CALL.get()
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            passed = call is not None and call.deadline is not None and call.deadline <= time.monotonic()
+            return ("DEADLINE_EXCEEDED" if passed else "CANCELLED"), None
+        if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+            return "UNKNOWN", None
+        if isinstance(error, TimeoutError):
+            error = DeadlineExceeded("TOO_SLOW", f"{method.name} did not end in time", fix="look whether it happened, then try again")
+        if not isinstance(error, Error):
+            incident = new_uid()
+            log.exception("call failed unexpectedly", error, incident=incident)
+            message = f"an internal error was recorded as incident {incident}"
+            shown = Internal("INTERNAL", message, fix="report the incident id to the operators", incident=incident)
+            return "INTERNAL", to_status(shown)
+        say = log.info if error.code in _EXPECTED else log.warning
+        say("call refused", code=error.code, reason=error.reason, why=error.message)
+        violations = error.violations if isinstance(error, InvalidRequest) else ()
+        audience = principal.audience if principal is not None else Audience.TENANT
+        return error.code, to_status(self._errors.apply(error, audience), violations=violations)
+
+
+async def _checked_stream(check: Check, messages: AsyncIterator[Message], audience: Audience) -> AsyncIterator[Message]:
+    async for message in messages:
+        check(message, audience)
+        yield message
+
+
+def _request_id(context: Context) -> str:
+    """Return the caller's request id if it sent a decent one, else a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return new_uid()
+
+
+def _kind(streaming: bool) -> str:
+    return "stream" if streaming else "unary"
