@@ -1,0 +1,88 @@
+"""Brings up what Kumo stands on: certificates, etcd, Ceph, libvirt. Everything here may be run again after any interruption."""
+
+import subprocess
+import sys
+
+from deploy import ceph, control, etcd, etcd_binary, libvirt_host, namespace, pki, program
+from deploy.control import Service, wait_for
+from deploy.files import make_directory
+from deploy.layout import CHECKOUT, Lab
+from deploy.steps import Steps
+
+SERVING_S = 60
+
+
+def prepare(lab: Lab, steps: Steps) -> None:
+    """Make directories, certificates, configuration and empty stores. Starts nothing."""
+    lab.state.mkdir(parents=True, exist_ok=True)
+    for directory in (lab.state, lab.log, lab.run):
+        make_directory(directory)
+    lab.save()
+    found = etcd_binary.find()
+    if found is None:
+        raise FileNotFoundError("no etcd server; run `make setup`")
+    with steps.step("certificates"):
+        pki.prepare(lab)
+
+    def program_copy() -> None:
+        program.refresh(lab)
+
+    def stores() -> None:
+        etcd.prepare(lab, found)
+        libvirt_host.prepare(lab)
+        ceph.prepare(lab)
+
+    steps.side_by_side(("copy of the program", program_copy), ("configuration and empty stores", stores))
+    _make_targets(lab)
+
+
+def _make_targets(lab: Lab) -> None:
+    """Make the directories that are mounted over inside the lab, and remember those that were not there."""
+    missing = namespace.missing_targets()
+    record = lab.state / "made-directories"
+    known = record.read_text().splitlines() if record.exists() else []
+    record.write_text("".join(f"{path}\n" for path in dict.fromkeys([*known, *map(str, missing)])))
+    for path in missing:
+        path.mkdir(parents=True)
+
+
+def services(lab: Lab) -> list[Service]:
+    return [etcd.service(lab), *libvirt_host.services(lab), *ceph.services(lab)]
+
+
+def boot(lab: Lab) -> None:
+    """Start the host's init with what the services file lists. Raises RuntimeError with what it could not do."""
+    command = [sys.executable, "-m", "deploy.namespace", str(lab.state), lab.host]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=CHECKOUT)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    wait_for("the supervisor", lambda: control.is_up(lab), 20)
+
+
+def wait_until_serving(lab: Lab, steps: Steps, more: list[Service]) -> None:
+    """Wait for etcd, libvirt and Ceph side by side; make the OSD, pools and keys of a new cluster on the way."""
+    libvirt_host.quiet()
+
+    def wait_for_ceph() -> None:
+        new = not (lab.ceph / "osd" / "made").exists()
+        with ceph.admin(lab) as cluster:
+            before = ceph.epoch(cluster) if new else _epoch_before_start(lab)
+            if new:
+                ceph.make_osd(lab, cluster)
+                control.write_services(lab, services(lab) + more)
+                control.ask(lab, "reload")
+            ceph.wait_for_osd(cluster, before)
+            ceph.make_pools(lab, cluster)
+            (lab.ceph / "osd-epoch").write_text(str(ceph.epoch(cluster)))
+
+    steps.side_by_side(
+        ("etcd", lambda: wait_for("etcd", lambda: etcd.is_healthy(lab), SERVING_S)),
+        ("libvirt", lambda: wait_for("libvirt", lambda: libvirt_host.is_healthy(lab), SERVING_S)),
+        ("Ceph", wait_for_ceph),
+    )
+
+
+def _epoch_before_start(lab: Lab) -> int:
+    """The OSD map's epoch when the lab last served: only a start of the OSD that is newer than this counts."""
+    record = lab.ceph / "osd-epoch"
+    return int(record.read_text()) if record.exists() else 0

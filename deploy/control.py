@@ -1,0 +1,115 @@
+"""Talks to a lab's supervisor: what runs, start, stop, kill, restart; and finds its processes from outside. Starts no lab."""
+
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from deploy.layout import Lab
+
+ANSWER_S = 5.0
+
+
+class Service(TypedDict):
+    """One process for the supervisor to keep running, as it stands in the services file."""
+
+    name: str
+    argv: list[str]
+    uid: int
+    gid: NotRequired[int]
+    groups: NotRequired[list[int]]
+    capabilities: NotRequired[list[str] | None]  # none listed: all of them; an empty list: none
+    no_new_privs: NotRequired[bool]
+    env: NotRequired[dict[str, str]]
+    cwd: NotRequired[str]
+    umask: NotRequired[int]
+    nofile: NotRequired[int]
+    core_dumps: NotRequired[bool]
+    stop_signal: NotRequired[str]
+    stop_timeout_s: NotRequired[float]
+
+
+class Down(Exception):
+    """The lab does not run."""
+
+
+def _connect(lab: Lab) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(ANSWER_S)
+    try:
+        connection.connect(str(lab.socket))
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        raise Down(f"no lab runs in {lab.state}") from None
+    return connection
+
+
+def ask(lab: Lab, do: str, **arguments: str | int) -> Any:
+    """Send one request and return the answer. Raises Down, or RuntimeError with the supervisor's refusal."""
+    with _connect(lab) as connection:
+        connection.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        with connection.makefile("rb") as file:
+            line = file.readline()
+    if not line:
+        raise Down(f"the supervisor in {lab.state} ended")
+    answer = json.loads(line)
+    if "error" in answer:
+        raise RuntimeError(answer["error"])
+    return answer
+
+
+def is_up(lab: Lab) -> bool:
+    """A socket that nobody listens on, as kill -9 leaves it, is not up."""
+    try:
+        _connect(lab).close()
+    except Down:
+        return False
+    return True
+
+
+def init_pid(lab: Lab) -> int:
+    """The host's init as this PID namespace numbers it: asked of the kernel, so it is never stale. Raises Down."""
+    with _connect(lab) as connection:
+        pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid
+
+
+def processes(lab: Lab) -> dict[int, int]:
+    """Every process of the lab: pid inside its namespace -> pid here."""
+    space = os.readlink(f"/proc/{init_pid(lab)}/ns/pid")
+    found = {}
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit():
+            try:
+                if os.readlink(directory / "ns" / "pid") == space:
+                    line = next(line for line in (directory / "status").read_text().splitlines() if line.startswith("NSpid:"))
+                    found[int(line.split()[-1])] = int(directory.name)
+            except (OSError, StopIteration):
+                continue  # it ended meanwhile
+    return found
+
+
+def service_pids(lab: Lab) -> dict[str, int]:
+    """Name of each running service -> pid here."""
+    inside = processes(lab)
+    return {one["name"]: inside[one["pid"]] for one in ask(lab, "status")["services"] if one["pid"] in inside}
+
+
+def write_services(lab: Lab, services: list[Service]) -> None:
+    content = {"socket": str(lab.socket), "log_dir": str(lab.log), "services": services}
+    fresh = lab.services.with_suffix(".new")
+    fresh.write_text(json.dumps(content, indent=1))
+    fresh.rename(lab.services)
+
+
+def wait_for(what: str, check: Callable[[], bool], limit_s: float, *, pause_s: float = 0.03) -> None:
+    """Ask `check` until it is true. Raises TimeoutError that names what was waited for."""
+    end = time.monotonic() + limit_s
+    while not check():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {limit_s:.0f} s")
+        time.sleep(pause_s)

@@ -1,0 +1,146 @@
+"""Says where everything of one lab lies: directories, ports, numeric users, names. Creates nothing.
+
+A lab is one state directory and one port base. Two labs that differ in both share nothing on the machine.
+"""
+
+import json
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+CACHE = CHECKOUT / "build" / "cache"
+DEFAULT_STATE = Path("/var/lib/kumo")
+DEFAULT_PORT_BASE = 7400
+PORT_COUNT = 60
+FORMAT = 1
+
+
+class Port(IntEnum):
+    """Offsets from a lab's port base."""
+
+    API = 0
+    CELL = 1
+    AGENT = 2
+    CONTROLLER_METRICS = 3
+    AGENT_METRICS = 4
+    GUEST_METRICS = 5
+    ETCD_CLIENT = 10
+    ETCD_PEER = 11
+    MON_V2 = 20
+    MON_V1 = 21
+    CEPH_FIRST = 30
+    CEPH_LAST = 59
+
+
+class User(IntEnum):
+    """Numeric users, and groups of the same number. They have no entry in /etc/passwd, so nothing of theirs remains."""
+
+    ROOT = 0
+    ETCD = 64101
+    CEPH = 64102
+    CONTROLLER = 64103
+    GUEST = 64104
+    QEMU = 64105
+    IMAGE = 64106
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One lab: a region `local` with one cell `a` and one host."""
+
+    state: Path
+    port_base: int = DEFAULT_PORT_BASE
+    host: str = "h1"
+    region: str = "local"
+    cell: str = "a"
+
+    def port(self, port: Port) -> int:
+        return self.port_base + port
+
+    def address(self, port: Port) -> str:
+        return f"127.0.0.1:{self.port(port)}"
+
+    @property
+    def pki(self) -> Path:
+        return self.state / "pki"
+
+    @property
+    def etcd(self) -> Path:
+        return self.state / "etcd"
+
+    @property
+    def ceph(self) -> Path:
+        return self.state / "ceph"
+
+    @property
+    def libvirt(self) -> Path:
+        return self.state / "libvirt"
+
+    @property
+    def agent(self) -> Path:
+        return self.state / "agent"
+
+    @property
+    def controller(self) -> Path:
+        return self.state / "controller"
+
+    @property
+    def guest(self) -> Path:
+        return self.state / "guest"
+
+    @property
+    def cli(self) -> Path:
+        return self.state / "cli"
+
+    @property
+    def log(self) -> Path:
+        return self.state / "log"
+
+    @property
+    def run(self) -> Path:
+        return self.state / "run"
+
+    @property
+    def venv(self) -> Path:
+        return self.state / "venv"
+
+    @property
+    def python(self) -> Path:
+        """The interpreter that runs Kumo's processes: any user may read it and what it imports."""
+        return self.venv / "bin" / "python"
+
+    @property
+    def socket(self) -> Path:
+        """Where the supervisor listens. Whoever can connect knows that the lab runs."""
+        return self.run / "supervisor.sock"
+
+    @property
+    def services(self) -> Path:
+        return self.run / "services.json"
+
+    @property
+    def description(self) -> Path:
+        return self.state / "lab.json"
+
+    @cached_property
+    def libvirt_uri(self) -> str:
+        """What reaches this lab's libvirtd from outside its mount namespace."""
+        return f"qemu:///system?socket={self.libvirt}/run/libvirt-sock"
+
+    def save(self) -> None:
+        """Write down what later commands need to find this lab by its state directory alone."""
+        text = json.dumps({"format": FORMAT, "port_base": self.port_base, "host": self.host})
+        self.description.write_text(text + "\n")
+
+
+def load(state: Path) -> Lab | None:
+    """Return the lab that lives in `state`, or None if there is none. A newer format raises ValueError."""
+    try:
+        found = json.loads((state / "lab.json").read_text())
+    except FileNotFoundError:
+        return None
+    if found["format"] > FORMAT:
+        raise ValueError(f"{state} has format {found['format']}, this Kumo knows up to {FORMAT}: use the newer Kumo")
+    return Lab(state=state, port_base=found["port_base"], host=found["host"])
