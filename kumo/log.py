@@ -57,7 +57,7 @@ class Logger:
     def error(self, event: str, **fields: object) -> None:
         self._log(logging.ERROR, event, fields)
 
-    def exception(self, event: str, error: BaseException, **fields: object) -> None:
+    def exception(self, event: str, *, error: BaseException, **fields: object) -> None:
         """Log a failure nobody expected, with its stack."""
         if self._logger.isEnabledFor(logging.ERROR):
             stack = "".join(traceback.format_exception(error))

@@ -178,7 +178,7 @@ class Loop:
         if isinstance(error, Error):
             log.warning("reconcile failed", reason=error.reason, why=error.message, fix=error.fix, **error.metadata | fields)
         else:
-            log.exception("reconcile failed", error, **fields)
+            log.exception("reconcile failed", error=error, **fields)
 
     def _succeeded(self, key: str) -> None:
         before = self._failing.pop(key, None)

@@ -51,10 +51,7 @@ def channel(
     `credentials` are this process's own, or the roots alone for a client without a certificate. `default_timeout_s` bounds calls
     that have one answer and name no timeout; streams are bounded only by their own timeout and by the call being served.
     """
-    if isinstance(credentials, bytes):
-        made = grpc.ssl_channel_credentials(credentials)
-    else:
-        made = credentials.for_channel()
+    made = grpc.ssl_channel_credentials(credentials) if isinstance(credentials, bytes) else credentials.for_channel()
     options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name)]
     return Channel(grpc.aio.secure_channel(address, made, options=options), default_timeout_s)
 

@@ -39,7 +39,7 @@ def audience_of(field: FieldDescriptor) -> int:
 
 @cache
 def behaviors_of(field: FieldDescriptor) -> frozenset[int]:
-    return frozenset(field.GetOptions().Extensions[field_behavior_pb2.field_behavior])
+    return frozenset(field.GetOptions().Extensions[field_behavior_pb2.field_behavior])  # type: ignore[index]  # Google's stub calls the extension a field
 
 
 @cache

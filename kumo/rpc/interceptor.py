@@ -203,7 +203,7 @@ class Interceptor:
             error = DeadlineExceeded("TOO_SLOW", f"{method.name} did not end in time", fix="look whether it happened, then try again")
         if not isinstance(error, Error):
             incident = new_uid()
-            log.exception("call failed unexpectedly", error, incident=incident)
+            log.exception("call failed unexpectedly", error=error, incident=incident)
             message = f"an internal error was recorded as incident {incident}"
             shown = Internal("INTERNAL", message, fix="report the incident id to the operators", incident=incident)
             return "INTERNAL", to_status(shown)
