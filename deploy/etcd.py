@@ -55,7 +55,7 @@ def service(lab: Lab) -> Service:
         "capabilities": [],
         "no_new_privs": True,
         "nofile": 65536,
-        "env": {"GOMEMLIMIT": "512MiB", "ETCD_UNSUPPORTED_ARCH": ""},
+        "env": {"GOMEMLIMIT": "512MiB"},
     }
 
 
