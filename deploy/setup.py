@@ -69,6 +69,9 @@ def _commands() -> None:
 
 def main(arguments: list[str]) -> int:
     develop = "--develop" in arguments
+    if any(character.isspace() for character in str(CHECKOUT)):
+        print(f"setup failed: {str(CHECKOUT)!r} has a space in it, which programs in .venv cannot have; move the checkout", file=sys.stderr)
+        return 1
     os.umask(0o022)
     try:
         packages.install(packages.RUN | (packages.DEVELOP if develop else {}))

@@ -8,6 +8,7 @@ ends, and is started again. Being PID 1, its death by SIGKILL is a power failure
 usage: supervisor.py SERVICES.json
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -36,10 +37,8 @@ class Log:
     def write(self, data: bytes) -> None:
         if self._size + len(data) > LOG_CAP_BYTES:
             self._rotate()
-        try:
+        with contextlib.suppress(OSError):  # a full disk must not end the host's init; what was said is lost
             self._size += os.write(self._file, data)
-        except OSError:
-            pass  # a full disk must not end the host's init; what was said is lost
 
     def _rotate(self) -> None:
         for age in range(LOG_OLD_COUNT, 0, -1):
@@ -284,34 +283,30 @@ class Supervisor:
                 return  # the asker went away or sent no request: nobody is there to be told
 
     def _answer(self, request: dict[str, object]) -> dict[str, object]:
-        now, name = time.monotonic(), request.get("name")
-        match request.get("do"):
-            case "status":
-                return {"services": [service.report(now) for service in self._services.values()], "stopping": self._stopping}
-            case "reload":
-                self._read_services()
-                return {}
-            case "shutdown":
-                self._shut_down()
-                return {}
-        service = self._services.get(str(name))
-        if service is None:
+        do, name = str(request.get("do")), str(request.get("name"))
+        if do == "status":
+            now = time.monotonic()
+            return {"services": [service.report(now) for service in self._services.values()], "stopping": self._stopping}
+        if do == "reload":
+            self._read_services()
+        elif do == "shutdown":
+            self._shut_down()
+        elif name not in self._services:
             return {"error": f"no service {name!r}; there are {', '.join(self._services)}"}
-        match request.get("do"):
-            case "start":
-                service.wanted, service.start_at, service.delay_s = True, now, FIRST_DELAY_S
-            case "stop":
-                service.wanted = False
-                self._end(service, signal.SIGTERM)
-            case "restart":
-                service.wanted, service.start_at, service.delay_s = True, now, FIRST_DELAY_S
-                self._end(service, signal.SIGTERM)
-            case "signal":
-                if service.pid:
-                    os.kill(service.pid, int(str(request["signal"])))
-            case other:
-                return {"error": f"unknown request {other!r}"}
+        elif do in ("start", "stop", "restart"):
+            self._change(self._services[name], do)
+        elif do == "signal":
+            if pid := self._services[name].pid:
+                os.kill(pid, int(str(request["signal"])))
+        else:
+            return {"error": f"unknown request {do!r}"}
         return {}
+
+    def _change(self, service: Service, do: str) -> None:
+        service.wanted = do != "stop"
+        service.start_at, service.delay_s = time.monotonic(), FIRST_DELAY_S
+        if do != "start":
+            self._end(service, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+# The commands of Kumo. Everything but `setup`, `up` and `test` expects that `make setup` has run.
+# KUMO_STATE names the state directory of a region (/var/lib/kumo), KUMO_PORT_BASE the first of its 60 ports (7400).
+
+.DEFAULT_GOAL := help
+SYSTEM_PYTHON := /usr/bin/python3
+PYTHON := .venv/bin/python
+PACKAGES := $(wildcard kumo storage scheduler controller agent cli deploy bench tests)
+BUF := .venv/bin/buf
+BASELINE := proto/baseline.binpb
+
+.PHONY: help setup up down purge status logs shell test lint bench proto lock image
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+setup:  ## install what is missing: Debian packages, etcd, .venv, the guest image
+	@$(SYSTEM_PYTHON) -m deploy.setup --develop
+
+up:  ## start a region and boot a server in it
+	@$(SYSTEM_PYTHON) -m deploy.setup
+	@$(PYTHON) -m deploy.up
+
+down:  ## stop the region; its state is kept
+	@$(PYTHON) -m deploy.down
+
+purge:  ## stop the region and leave nothing of it
+	@$(PYTHON) -m deploy.down --purge
+
+status:  ## what runs
+	@$(PYTHON) -m deploy.look status
+
+logs:  ## the ends of all logs; NAME=kumo-agent follows one
+	@$(PYTHON) -m deploy.look logs $(NAME)
+
+shell:  ## a shell inside the region's host: its processes, its libvirt
+	@$(PYTHON) -m deploy.look shell
+
+test: setup  ## run all tests, in namespaces that end with them; ARGS="-k name" chooses
+	@$(PYTHON) -m deploy.sandbox $(PYTHON) -m pytest $(ARGS)
+
+lint:  ## style, types, directions of imports, contracts
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check --quiet .
+	@$(PYTHON) -m mypy $(PACKAGES)
+	@.venv/bin/lint-imports --no-logo
+	@$(BUF) lint proto
+	@if [ -f $(BASELINE) ]; then $(BUF) breaking proto --against $(BASELINE); fi
+	@$(PYTHON) proto/generate.py --check
+
+bench:  ## run every benchmark, print a table, write bench/results.json
+	@$(PYTHON) -m bench
+
+proto:  ## compile the contracts to kumo/api
+	@$(PYTHON) proto/generate.py
+
+image:  ## build the small guest image anew, with the packages Debian has now
+	@$(SYSTEM_PYTHON) -m deploy.image.build --anew
+
+lock:  ## write the locks anew from pyproject.toml
+	@$(PYTHON) -m deploy.lock
