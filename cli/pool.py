@@ -1,0 +1,35 @@
+"""`kumo pool`: create, beside the standard commands."""
+
+from typing import Any
+
+import click
+
+from cli import standard
+from cli.nouns import NOUNS
+from cli.session import Session, message_of, pass_session
+
+NOUN = NOUNS["pool"]
+command = standard.group("pool")
+
+
+@command.command(
+    "create", help="Create a pool. Example: kumo pool create fast --driver rbd --volume-pool volumes --image-pool images --default"
+)
+@click.argument("name")
+@click.option("--driver", required=True, type=click.Choice(["rbd", "fake"]), help="What keeps the bytes.")
+@click.option("--volume-pool", default="", help="The Ceph pool for volumes.")
+@click.option("--image-pool", default="", help="The Ceph pool for images.")
+@click.option("--cell", "cells", multiple=True, help="A cell that reaches it; none means all.")
+@click.option("--default", "is_default", is_flag=True, help="What names no pool goes here.")
+@standard.create_options
+@pass_session
+def create(
+    session: Session, name: str, driver: str, volume_pool: str, image_pool: str, cells: tuple[str, ...], is_default: bool, **given: Any
+) -> None:
+    pool = message_of(NOUN, "Pool")(labels=standard.parse_labels(given["labels"]))
+    pool.spec.driver = driver.upper()
+    pool.spec.volume_pool, pool.spec.image_pool, pool.spec.default = volume_pool, image_pool, is_default
+    pool.spec.cells.extend(cells)
+    standard.create(
+        session, NOUN, name, pool, dry_run=given["dry_run"], wait=given["wait"], timeout=given["timeout"], output=given["output"]
+    )

@@ -1,0 +1,71 @@
+"""Decides, from one version of a resource, which steps of its way are done, whether the way has ended, and how. Pure."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from cli.failure import Exit, Failure
+from cli.nouns import Noun
+
+_UNDERWAY = frozenset(
+    {
+        "STATE_UNSPECIFIED",
+        "CREATING",
+        "STARTING",
+        "STOPPING",
+        "REBOOTING",
+        "BINDING",
+        "UPLOADING",
+        "IMPORTING",
+        "ATTACHING",
+        "DETACHING",
+        "DELETING",
+        "JOINING",
+    }
+)
+_TRUE, _FALSE = 1, 2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a resource is: the steps done in order, what it waits for, whether it is there, or why it never will be."""
+
+    done_steps: tuple[str, ...] = ()
+    waiting_for: str = ""
+    obstacle: str = ""
+    fix: str = ""
+    reached: bool = False
+    failure: Failure | None = field(default=None)
+
+
+def progress(noun: Noun, resource: Any, until: str) -> Progress:
+    """Return how far `resource` is on its way to `until`: `settled`, or a condition's type (`ready` means GuestReady)."""
+    status = resource.status
+    state = status.DESCRIPTOR.enum_types_by_name.get("State") or type(resource).DESCRIPTOR.enum_types_by_name["State"]
+    name = state.values_by_number[status.state].name
+    wanted = condition_type(until)
+    conditions = {condition.type: condition for condition in status.conditions}
+    steps = [*noun.waits_for, *([wanted] if wanted and wanted not in noun.waits_for else [])]
+    done = tuple(step for step in steps if step in conditions and conditions[step].status == _TRUE)
+    if name == "FAILED":
+        return Progress(done, failure=_why(resource, conditions.values()))
+    observed = status.observed_generation >= resource.generation or not noun.waits_for
+    reached = observed and (wanted in done if wanted else name not in _UNDERWAY)
+    missing = next((step for step in steps if step not in done), "")
+    blocking = conditions.get(missing)
+    obstacle = blocking is not None and blocking.status == _FALSE and blocking.message
+    return Progress(
+        done, missing, blocking.message if blocking and obstacle else "", blocking.fix if blocking and obstacle else "", reached
+    )
+
+
+def condition_type(until: str) -> str:
+    """Return the condition's type that `until` names; empty for `settled`."""
+    return {"settled": "", "ready": "GuestReady", "placed": "Placed"}.get(until, until)
+
+
+def _why(resource: Any, conditions: Any) -> Failure:
+    bad = next((condition for condition in conditions if condition.status == _FALSE and condition.message), None)
+    what = f'"{resource.name.rsplit("/", 1)[-1]}" failed'
+    if bad is None:
+        return Failure(what, "no condition says why", "kumo event list")
+    return Failure(what, bad.message, bad.fix or "kumo event list", Exit.FAILED, bad.reason)

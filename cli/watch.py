@@ -1,0 +1,61 @@
+"""`list -w`: the table, then a row for each change, over lost connections without a gap or a repeat."""
+
+import json
+import sys
+from typing import Any
+
+from cli.nouns import Noun
+from cli.output import columns_of, row, to_dict
+from cli.session import Session
+from cli.standard import listed
+from cli.table import render
+from cli.terminal import harmless, say
+from cli.wait import CHANGE_DELETED, CHANGE_SYNCED, changes
+
+_KINDS = {1: "EXISTING", 3: "CREATED", 4: "UPDATED", 5: "DELETED"}
+
+
+def watch_table(session: Session, noun: Noun, parent: str, query: str, output: str, *, headers: bool, full_names: bool) -> None:
+    """Print what there is and then every change until interrupted. JSON and YAML come as one document a line."""
+    items, token = listed(session, noun, parent, query)
+    printer = _Printer(noun, output, full_names)
+    printer.start(items, headers)
+
+    def on_cut() -> None:
+        say("connection lost; going on from the last change that was seen")
+
+    for change in changes(session, noun, parent=parent, query=query, token=token, deadline=None, on_cut=on_cut):
+        if change.kind != CHANGE_SYNCED:
+            printer.change(change.kind, getattr(change, noun.singular))
+
+
+class _Printer:
+    def __init__(self, noun: Noun, output: str, full_names: bool) -> None:
+        self._noun, self._output, self._full_names = noun, output, full_names
+        self._columns = columns_of(noun, output == "wide")
+        self._widths: list[int] = []
+
+    def start(self, items: list[Any], headers: bool) -> None:
+        if self._output in ("json", "yaml", "name"):
+            for item in items:
+                self.change(1, item)
+            return
+        rows = [row(self._noun, item, self._columns, self._full_names) for item in items]
+        names = [column.header for column in self._columns]
+        everything = [names, *rows]
+        self._widths = [max(len(cells[index]) for cells in everything) for index in range(len(names))]
+        for line in render(names, rows, with_headers=headers):
+            print(line, flush=True)
+
+    def change(self, kind: int, resource: Any) -> None:
+        match self._output:
+            case "json" | "yaml":
+                print(json.dumps({"kind": _KINDS.get(kind, "?"), self._noun.singular: to_dict(resource)}), flush=True)
+            case "name":
+                print(harmless(resource.name), flush=True)
+            case _:
+                cells = [harmless(cell) or "-" for cell in row(self._noun, resource, self._columns, self._full_names)]
+                if kind == CHANGE_DELETED:
+                    cells[1] = "DELETED"
+                print("   ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip(), flush=True)
+                sys.stdout.flush()
