@@ -1,0 +1,1 @@
+"""Flavors and servers as tenants ask for them."""

@@ -1,0 +1,1 @@
+"""Pools, hosts and events: what operators run the cloud by."""

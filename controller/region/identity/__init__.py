@@ -1,0 +1,1 @@
+"""Projects, the parents of what tenants make."""

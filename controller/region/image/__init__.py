@@ -1,0 +1,1 @@
+"""Images as tenants ask for them, and the way of their bytes."""

@@ -1,0 +1,1 @@
+"""Volumes and attachments as tenants ask for them."""
