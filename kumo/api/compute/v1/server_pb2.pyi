@@ -245,6 +245,7 @@ class Server(_message.Message):
         VIRT_TYPE_FIELD_NUMBER: _builtins.int
         CELL_EPOCH_FIELD_NUMBER: _builtins.int
         HOST_EPOCH_FIELD_NUMBER: _builtins.int
+        PLACEMENT_FIELD_NUMBER: _builtins.int
         state: Global___Server.State.ValueType
         """Where it is in its life."""
         observed_generation: _builtins.int
@@ -275,6 +276,10 @@ class Server(_message.Message):
         def start_time(self) -> _timestamp_pb2.Timestamp:
             """When the running process was started."""
 
+        @_builtins.property
+        def placement(self) -> _placement_pb2.Placement:
+            """Which cells hold it."""
+
         def __init__(
             self,
             *,
@@ -290,10 +295,11 @@ class Server(_message.Message):
             virt_type: _builtins.str = ...,
             cell_epoch: _builtins.int = ...,
             host_epoch: _builtins.int = ...,
+            placement: _placement_pb2.Placement | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement", "start_time", b"start_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "cell_epoch", b"cell_epoch", "conditions", b"conditions", "host", b"host", "host_epoch", b"host_epoch", "host_uid", b"host_uid", "observed_generation", b"observed_generation", "power", b"power", "reboots", b"reboots", "start_time", b"start_time", "state", b"state", "virt_type", b"virt_type"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "cell_epoch", b"cell_epoch", "conditions", b"conditions", "host", b"host", "host_epoch", b"host_epoch", "host_uid", b"host_uid", "observed_generation", b"observed_generation", "placement", b"placement", "power", b"power", "reboots", b"reboots", "start_time", b"start_time", "state", b"state", "virt_type", b"virt_type"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -391,7 +397,6 @@ class Server(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
-    PLACEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name: projects/{project}/servers/{server}."""
     uid: _builtins.str
@@ -424,10 +429,6 @@ class Server(_message.Message):
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When its end was asked for; unset while it lives."""
 
-    @_builtins.property
-    def placement(self) -> _placement_pb2.Placement:
-        """Which cells hold it."""
-
     def __init__(
         self,
         *,
@@ -441,11 +442,10 @@ class Server(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
-        placement: _placement_pb2.Placement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "placement", b"placement", "spec", b"spec", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "spec", b"spec", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "placement", b"placement", "spec", b"spec", "status", b"status", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "spec", b"spec", "status", b"status", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,7 +31,7 @@ from kumo.api.type.v1 import condition_pb2 as kumo_dot_api_dot_type_dot_v1_dot_c
 from kumo.api.type.v1 import placement_pb2 as kumo_dot_api_dot_type_dot_v1_dot_placement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ckumo/api/fleet/v1/pool.proto\x12\x11kumo.api.fleet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akumo/api/annotations.proto\x1a kumo/api/type/v1/condition.proto\x1a kumo/api/type/v1/placement.proto\"\x95\t\n\x04Pool\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x18\n\ngeneration\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x36\n\x04spec\x18\x05 \x01(\x0b\x32\x1c.kumo.api.fleet.v1.Pool.SpecB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x34\n\x06status\x18\x06 \x01(\x0b\x32\x1e.kumo.api.fleet.v1.Pool.StatusB\x04\xe2\x41\x01\x03\x12r\n\x06labels\x18\x07 \x03(\x0b\x32#.kumo.api.fleet.v1.Pool.LabelsEntryB=\xe2\x41\x01\x01\xbaH6\x9a\x01\x33\x10@\"(r&2$^[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?$*\x05r\x03\x18\xff\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x38\n\tplacement\x18\r \x01(\x0b\x32\x1b.kumo.api.type.v1.PlacementB\x08\xe2\x41\x01\x03\x88\xb5\x18\x02\x1a\xf5\x01\n\x04Spec\x12?\n\x06\x64river\x18\x01 \x01(\x0e\x32\x1e.kumo.api.fleet.v1.Pool.DriverB\x0f\xe2\x41\x02\x02\x05\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x42\n\x05\x63\x65lls\x18\x02 \x03(\tB3\xe2\x41\x01\x01\xbaH,\x92\x01)\x10@\"%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12%\n\x0bvolume_pool\x18\x03 \x01(\tB\x10\xe2\x41\x02\x01\x05\xbaH\x04r\x02\x18@\x88\xb5\x18\x02\x12$\n\nimage_pool\x18\x04 \x01(\tB\x10\xe2\x41\x02\x01\x05\xbaH\x04r\x02\x18@\x88\xb5\x18\x02\x12\x15\n\x07\x64\x65\x66\x61ult\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\x1a\xc2\x01\n\x06Status\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.kumo.api.fleet.v1.Pool.State\x12\x1b\n\x13observed_generation\x18\x02 \x01(\x03\x12/\n\nconditions\x18\x03 \x03(\x0b\x32\x1b.kumo.api.type.v1.Condition\x12\x1c\n\x0e\x63\x61pacity_bytes\x18\x04 \x01(\x03\x42\x04\x88\xb5\x18\x02\x12\x18\n\nused_bytes\x18\x05 \x01(\x03\x42\x04\x88\xb5\x18\x02:\x04\x88\xb5\x18\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"3\n\x06\x44river\x12\x16\n\x12\x44RIVER_UNSPECIFIED\x10\x00\x12\x07\n\x03RBD\x10\x01\x12\x08\n\x04\x46\x41KE\x10\x02\"I\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0f\n\x0bUNAVAILABLE\x10\x02\x12\x0c\n\x08\x44\x45LETING\x10\x03:\x04\x88\xb5\x18\x01\"\xcd\x01\n\x11\x43reatePoolRequest\x12=\n\x07pool_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x31\n\x04pool\x18\x03 \x01(\x0b\x32\x17.kumo.api.fleet.v1.PoolB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12#\n\nrequest_id\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"X\n\x0eGetPoolRequest\x12@\n\x04name\x18\x01 \x01(\tB2\xe2\x41\x01\x02\xbaH+r)2\'^pools/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$:\x04\x88\xb5\x18\x01\"{\n\x10ListPoolsRequest\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"p\n\x11ListPoolsResponse\x12&\n\x05pools\x18\x01 \x03(\x0b\x32\x17.kumo.api.fleet.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"[\n\x11WatchPoolsRequest\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x83\x01\n\x12WatchPoolsResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.kumo.api.type.v1.ChangeKind\x12%\n\x04pool\x18\x02 \x01(\x0b\x32\x17.kumo.api.fleet.v1.Pool\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa0\x01\n\x11UpdatePoolRequest\x12\x31\n\x04pool\x18\x01 \x01(\x0b\x32\x17.kumo.api.fleet.v1.PoolB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\x93\x01\n\x11\x44\x65letePoolRequest\x12@\n\x04name\x18\x01 \x01(\tB2\xe2\x41\x01\x02\xbaH+r)2\'^pools/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\x32\x8b\x04\n\x05Pools\x12Q\n\nCreatePool\x12$.kumo.api.fleet.v1.CreatePoolRequest\x1a\x17.kumo.api.fleet.v1.Pool\"\x04\x88\xb5\x18\x02\x12J\n\x07GetPool\x12!.kumo.api.fleet.v1.GetPoolRequest\x1a\x17.kumo.api.fleet.v1.Pool\"\x03\x90\x02\x01\x12[\n\tListPools\x12#.kumo.api.fleet.v1.ListPoolsRequest\x1a$.kumo.api.fleet.v1.ListPoolsResponse\"\x03\x90\x02\x01\x12`\n\nWatchPools\x12$.kumo.api.fleet.v1.WatchPoolsRequest\x1a%.kumo.api.fleet.v1.WatchPoolsResponse\"\x03\x90\x02\x01\x30\x01\x12Q\n\nUpdatePool\x12$.kumo.api.fleet.v1.UpdatePoolRequest\x1a\x17.kumo.api.fleet.v1.Pool\"\x04\x88\xb5\x18\x02\x12Q\n\nDeletePool\x12$.kumo.api.fleet.v1.DeletePoolRequest\x1a\x17.kumo.api.fleet.v1.Pool\"\x04\x88\xb5\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ckumo/api/fleet/v1/pool.proto\x12\x11kumo.api.fleet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akumo/api/annotations.proto\x1a kumo/api/type/v1/condition.proto\x1a kumo/api/type/v1/placement.proto\"\x91\t\n\x04Pool\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x18\n\ngeneration\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x36\n\x04spec\x18\x05 \x01(\x0b\x32\x1c.kumo.api.fleet.v1.Pool.SpecB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x34\n\x06status\x18\x06 \x01(\x0b\x32\x1e.kumo.api.fleet.v1.Pool.StatusB\x04\xe2\x41\x01\x03\x12r\n\x06labels\x18\x07 \x03(\x0b\x32#.kumo.api.fleet.v1.Pool.LabelsEntryB=\xe2\x41\x01\x01\xbaH6\x9a\x01\x33\x10@\"(r&2$^[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?$*\x05r\x03\x18\xff\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a\xf5\x01\n\x04Spec\x12?\n\x06\x64river\x18\x01 \x01(\x0e\x32\x1e.kumo.api.fleet.v1.Pool.DriverB\x0f\xe2\x41\x02\x02\x05\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x42\n\x05\x63\x65lls\x18\x02 \x03(\tB3\xe2\x41\x01\x01\xbaH,\x92\x01)\x10@\"%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12%\n\x0bvolume_pool\x18\x03 \x01(\tB\x10\xe2\x41\x02\x01\x05\xbaH\x04r\x02\x18@\x88\xb5\x18\x02\x12$\n\nimage_pool\x18\x04 \x01(\tB\x10\xe2\x41\x02\x01\x05\xbaH\x04r\x02\x18@\x88\xb5\x18\x02\x12\x15\n\x07\x64\x65\x66\x61ult\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\x1a\xf8\x01\n\x06Status\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.kumo.api.fleet.v1.Pool.State\x12\x1b\n\x13observed_generation\x18\x02 \x01(\x03\x12/\n\nconditions\x18\x03 \x03(\x0b\x32\x1b.kumo.api.type.v1.Condition\x12\x1c\n\x0e\x63\x61pacity_bytes\x18\x04 \x01(\x03\x42\x04\x88\xb5\x18\x02\x12\x18\n\nused_bytes\x18\x05 \x01(\x03\x42\x04\x88\xb5\x18\x02\x12\x34\n\tplacement\x18\x14 \x01(\x0b\x32\x1b.kumo.api.type.v1.PlacementB\x04\x88\xb5\x18\x02:\x04\x88\xb5\x18\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"3\n\x06\x44river\x12\x16\n\x12\x44RIVER_UNSPECIFIED\x10\x00\x12\x07\n\x03RBD\x10\x01\x12\x08\n\x04\x46\x41KE\x10\x02\"I\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0f\n\x0bUNAVAILABLE\x10\x02\x12\x0c\n\x08\x44\x45LETING\x10\x03:\x04\x88\xb5\x18\x01\"\xcd\x01\n\x11\x43reatePoolRequest\x12=\n\x07pool_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x31\n\x04pool\x18\x03 \x01(\x0b\x32\x17.kumo.api.fleet.v1.PoolB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12#\n\nrequest_id\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"X\n\x0eGetPoolRequest\x12@\n\x04name\x18\x01 \x01(\tB2\xe2\x41\x01\x02\xbaH+r)2\'^pools/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$:\x04\x88\xb5\x18\x01\"{\n\x10ListPoolsRequest\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"p\n\x11ListPoolsResponse\x12&\n\x05pools\x18\x01 \x03(\x0b\x32\x17.kumo.api.fleet.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"[\n\x11WatchPoolsRequest\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x83\x01\n\x12WatchPoolsResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.kumo.api.type.v1.ChangeKind\x12%\n\x04pool\x18\x02 \x01(\x0b\x32\x17.kumo.api.fleet.v1.Pool\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa0\x01\n\x11UpdatePoolRequest\x12\x31\n\x04pool\x18\x01 \x01(\x0b\x32\x17.kumo.api.fleet.v1.PoolB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\x93\x01\n\x11\x44\x65letePoolRequest\x12@\n\x04name\x18\x01 \x01(\tB2\xe2\x41\x01\x02\xbaH+r)2\'^pools/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\x32\x8b\x04\n\x05Pools\x12Q\n\nCreatePool\x12$.kumo.api.fleet.v1.CreatePoolRequest\x1a\x17.kumo.api.fleet.v1.Pool\"\x04\x88\xb5\x18\x02\x12J\n\x07GetPool\x12!.kumo.api.fleet.v1.GetPoolRequest\x1a\x17.kumo.api.fleet.v1.Pool\"\x03\x90\x02\x01\x12[\n\tListPools\x12#.kumo.api.fleet.v1.ListPoolsRequest\x1a$.kumo.api.fleet.v1.ListPoolsResponse\"\x03\x90\x02\x01\x12`\n\nWatchPools\x12$.kumo.api.fleet.v1.WatchPoolsRequest\x1a%.kumo.api.fleet.v1.WatchPoolsResponse\"\x03\x90\x02\x01\x30\x01\x12Q\n\nUpdatePool\x12$.kumo.api.fleet.v1.UpdatePoolRequest\x1a\x17.kumo.api.fleet.v1.Pool\"\x04\x88\xb5\x18\x02\x12Q\n\nDeletePool\x12$.kumo.api.fleet.v1.DeletePoolRequest\x1a\x17.kumo.api.fleet.v1.Pool\"\x04\x88\xb5\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,6 +54,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POOL_STATUS'].fields_by_name['capacity_bytes']._serialized_options = b'\210\265\030\002'
   _globals['_POOL_STATUS'].fields_by_name['used_bytes']._loaded_options = None
   _globals['_POOL_STATUS'].fields_by_name['used_bytes']._serialized_options = b'\210\265\030\002'
+  _globals['_POOL_STATUS'].fields_by_name['placement']._loaded_options = None
+  _globals['_POOL_STATUS'].fields_by_name['placement']._serialized_options = b'\210\265\030\002'
   _globals['_POOL_STATUS']._loaded_options = None
   _globals['_POOL_STATUS']._serialized_options = b'\210\265\030\001'
   _globals['_POOL_LABELSENTRY']._loaded_options = None
@@ -78,8 +80,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POOL'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_POOL'].fields_by_name['delete_time']._loaded_options = None
   _globals['_POOL'].fields_by_name['delete_time']._serialized_options = b'\342A\001\003'
-  _globals['_POOL'].fields_by_name['placement']._loaded_options = None
-  _globals['_POOL'].fields_by_name['placement']._serialized_options = b'\342A\001\003\210\265\030\002'
   _globals['_POOL']._loaded_options = None
   _globals['_POOL']._serialized_options = b'\210\265\030\001'
   _globals['_CREATEPOOLREQUEST'].fields_by_name['pool_id']._loaded_options = None
@@ -143,33 +143,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POOLS'].methods_by_name['DeletePool']._loaded_options = None
   _globals['_POOLS'].methods_by_name['DeletePool']._serialized_options = b'\210\265\030\002'
   _globals['_POOL']._serialized_start=277
-  _globals['_POOL']._serialized_end=1450
-  _globals['_POOL_SPEC']._serialized_start=827
-  _globals['_POOL_SPEC']._serialized_end=1072
-  _globals['_POOL_STATUS']._serialized_start=1075
-  _globals['_POOL_STATUS']._serialized_end=1269
-  _globals['_POOL_LABELSENTRY']._serialized_start=1271
-  _globals['_POOL_LABELSENTRY']._serialized_end=1316
-  _globals['_POOL_DRIVER']._serialized_start=1318
-  _globals['_POOL_DRIVER']._serialized_end=1369
-  _globals['_POOL_STATE']._serialized_start=1371
-  _globals['_POOL_STATE']._serialized_end=1444
-  _globals['_CREATEPOOLREQUEST']._serialized_start=1453
-  _globals['_CREATEPOOLREQUEST']._serialized_end=1658
-  _globals['_GETPOOLREQUEST']._serialized_start=1660
-  _globals['_GETPOOLREQUEST']._serialized_end=1748
-  _globals['_LISTPOOLSREQUEST']._serialized_start=1750
-  _globals['_LISTPOOLSREQUEST']._serialized_end=1873
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=1875
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=1987
-  _globals['_WATCHPOOLSREQUEST']._serialized_start=1989
-  _globals['_WATCHPOOLSREQUEST']._serialized_end=2080
-  _globals['_WATCHPOOLSRESPONSE']._serialized_start=2083
-  _globals['_WATCHPOOLSRESPONSE']._serialized_end=2214
-  _globals['_UPDATEPOOLREQUEST']._serialized_start=2217
-  _globals['_UPDATEPOOLREQUEST']._serialized_end=2377
-  _globals['_DELETEPOOLREQUEST']._serialized_start=2380
-  _globals['_DELETEPOOLREQUEST']._serialized_end=2527
-  _globals['_POOLS']._serialized_start=2530
-  _globals['_POOLS']._serialized_end=3053
+  _globals['_POOL']._serialized_end=1446
+  _globals['_POOL_SPEC']._serialized_start=769
+  _globals['_POOL_SPEC']._serialized_end=1014
+  _globals['_POOL_STATUS']._serialized_start=1017
+  _globals['_POOL_STATUS']._serialized_end=1265
+  _globals['_POOL_LABELSENTRY']._serialized_start=1267
+  _globals['_POOL_LABELSENTRY']._serialized_end=1312
+  _globals['_POOL_DRIVER']._serialized_start=1314
+  _globals['_POOL_DRIVER']._serialized_end=1365
+  _globals['_POOL_STATE']._serialized_start=1367
+  _globals['_POOL_STATE']._serialized_end=1440
+  _globals['_CREATEPOOLREQUEST']._serialized_start=1449
+  _globals['_CREATEPOOLREQUEST']._serialized_end=1654
+  _globals['_GETPOOLREQUEST']._serialized_start=1656
+  _globals['_GETPOOLREQUEST']._serialized_end=1744
+  _globals['_LISTPOOLSREQUEST']._serialized_start=1746
+  _globals['_LISTPOOLSREQUEST']._serialized_end=1869
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=1871
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=1983
+  _globals['_WATCHPOOLSREQUEST']._serialized_start=1985
+  _globals['_WATCHPOOLSREQUEST']._serialized_end=2076
+  _globals['_WATCHPOOLSRESPONSE']._serialized_start=2079
+  _globals['_WATCHPOOLSRESPONSE']._serialized_end=2210
+  _globals['_UPDATEPOOLREQUEST']._serialized_start=2213
+  _globals['_UPDATEPOOLREQUEST']._serialized_end=2373
+  _globals['_DELETEPOOLREQUEST']._serialized_start=2376
+  _globals['_DELETEPOOLREQUEST']._serialized_end=2523
+  _globals['_POOLS']._serialized_start=2526
+  _globals['_POOLS']._serialized_end=3049
 # @@protoc_insertion_point(module_scope)

@@ -31,7 +31,7 @@ from kumo.api.type.v1 import condition_pb2 as kumo_dot_api_dot_type_dot_v1_dot_c
 from kumo.api.type.v1 import placement_pb2 as kumo_dot_api_dot_type_dot_v1_dot_placement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkumo/api/image/v1/image.proto\x12\x11kumo.api.image.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akumo/api/annotations.proto\x1a kumo/api/type/v1/condition.proto\x1a kumo/api/type/v1/placement.proto\"\xdc\t\n\x05Image\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x18\n\ngeneration\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x37\n\x04spec\x18\x05 \x01(\x0b\x32\x1d.kumo.api.image.v1.Image.SpecB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x06status\x18\x06 \x01(\x0b\x32\x1f.kumo.api.image.v1.Image.StatusB\x04\xe2\x41\x01\x03\x12s\n\x06labels\x18\x07 \x03(\x0b\x32$.kumo.api.image.v1.Image.LabelsEntryB=\xe2\x41\x01\x01\xbaH6\x9a\x01\x33\x10@\"(r&2$^[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?$*\x05r\x03\x18\xff\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x38\n\tplacement\x18\r \x01(\x0b\x32\x1b.kumo.api.type.v1.PlacementB\x08\xe2\x41\x01\x03\x88\xb5\x18\x02\x1a\x84\x02\n\x04Spec\x12@\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1f.kumo.api.image.v1.Image.FormatB\x0f\xe2\x41\x02\x02\x05\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12(\n\nsize_bytes\x18\x02 \x01(\x03\x42\x14\xe2\x41\x02\x02\x05\xbaH\x0c\"\n\x18\x80\x80\x80\x80\x80\x80\x04(\x01\x12-\n\x06sha256\x18\x03 \x01(\tB\x1d\xe2\x41\x02\x01\x05\xbaH\x15r\x10\x32\x0e^[0-9a-f]{64}$\xd8\x01\x01\x12\x43\n\x04pool\x18\x04 \x01(\tB5\xe2\x41\x01\x01\xbaH.r)2\'^pools/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x16\n\x08pool_uid\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03:\x04\x88\xb5\x18\x01\x1a\xcf\x01\n\x06Status\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.kumo.api.image.v1.Image.State\x12\x1b\n\x13observed_generation\x18\x02 \x01(\x03\x12/\n\nconditions\x18\x03 \x03(\x0b\x32\x1b.kumo.api.type.v1.Condition\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x1a\n\x12virtual_size_bytes\x18\x06 \x01(\x03:\x04\x88\xb5\x18\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x07\n\x03RAW\x10\x01\x12\t\n\x05QCOW2\x10\x02\"o\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\r\n\tUPLOADING\x10\x02\x12\r\n\tIMPORTING\x10\x03\x12\n\n\x06\x41\x43TIVE\x10\x04\x12\x0c\n\x08\x44\x45LETING\x10\x05\x12\n\n\x06\x46\x41ILED\x10\x06:\x04\x88\xb5\x18\x01\"\x98\x02\n\x12\x43reateImageRequest\x12\x45\n\x06parent\x18\x01 \x01(\tB5\xe2\x41\x01\x02\xbaH.r,2*^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12>\n\x08image_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x33\n\x05image\x18\x03 \x01(\x0b\x32\x18.kumo.api.image.v1.ImageB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12#\n\nrequest_id\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\x83\x01\n\x0fGetImageRequest\x12j\n\x04name\x18\x01 \x01(\tB\\\xe2\x41\x01\x02\xbaHUrS2Q^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/images/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$:\x04\x88\xb5\x18\x01\"\xc7\x01\n\x11ListImagesRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"s\n\x12ListImagesResponse\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.kumo.api.image.v1.Image\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa7\x01\n\x12WatchImagesRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x86\x01\n\x13WatchImagesResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.kumo.api.type.v1.ChangeKind\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x18.kumo.api.image.v1.Image\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa3\x01\n\x12UpdateImageRequest\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32\x18.kumo.api.image.v1.ImageB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\xbe\x01\n\x12\x44\x65leteImageRequest\x12j\n\x04name\x18\x01 \x01(\tB\\\xe2\x41\x01\x02\xbaHUrS2Q^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/images/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\xc3\x01\n\x12UploadImageRequest\x12m\n\x04name\x18\x01 \x01(\tB_\xe2\x41\x01\x01\xbaHXrS2Q^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/images/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x1b\n\x06offset\x18\x02 \x01(\x03\x42\x0b\xe2\x41\x01\x01\xbaH\x04\"\x02(\x00\x12\x1b\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\r\xe2\x41\x01\x01\xbaH\x06z\x04\x18\x80\x80@:\x04\x88\xb5\x18\x01\"\\\n\x13UploadImageResponse\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x03\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x18.kumo.api.image.v1.Image:\x04\x88\xb5\x18\x01\x32\xee\x04\n\x06Images\x12N\n\x0b\x43reateImage\x12%.kumo.api.image.v1.CreateImageRequest\x1a\x18.kumo.api.image.v1.Image\x12M\n\x08GetImage\x12\".kumo.api.image.v1.GetImageRequest\x1a\x18.kumo.api.image.v1.Image\"\x03\x90\x02\x01\x12^\n\nListImages\x12$.kumo.api.image.v1.ListImagesRequest\x1a%.kumo.api.image.v1.ListImagesResponse\"\x03\x90\x02\x01\x12\x63\n\x0bWatchImages\x12%.kumo.api.image.v1.WatchImagesRequest\x1a&.kumo.api.image.v1.WatchImagesResponse\"\x03\x90\x02\x01\x30\x01\x12N\n\x0bUpdateImage\x12%.kumo.api.image.v1.UpdateImageRequest\x1a\x18.kumo.api.image.v1.Image\x12N\n\x0b\x44\x65leteImage\x12%.kumo.api.image.v1.DeleteImageRequest\x1a\x18.kumo.api.image.v1.Image\x12`\n\x0bUploadImage\x12%.kumo.api.image.v1.UploadImageRequest\x1a&.kumo.api.image.v1.UploadImageResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkumo/api/image/v1/image.proto\x12\x11kumo.api.image.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akumo/api/annotations.proto\x1a kumo/api/type/v1/condition.proto\x1a kumo/api/type/v1/placement.proto\"\xd8\t\n\x05Image\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x18\n\ngeneration\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x37\n\x04spec\x18\x05 \x01(\x0b\x32\x1d.kumo.api.image.v1.Image.SpecB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x06status\x18\x06 \x01(\x0b\x32\x1f.kumo.api.image.v1.Image.StatusB\x04\xe2\x41\x01\x03\x12s\n\x06labels\x18\x07 \x03(\x0b\x32$.kumo.api.image.v1.Image.LabelsEntryB=\xe2\x41\x01\x01\xbaH6\x9a\x01\x33\x10@\"(r&2$^[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?$*\x05r\x03\x18\xff\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a\x84\x02\n\x04Spec\x12@\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1f.kumo.api.image.v1.Image.FormatB\x0f\xe2\x41\x02\x02\x05\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12(\n\nsize_bytes\x18\x02 \x01(\x03\x42\x14\xe2\x41\x02\x02\x05\xbaH\x0c\"\n\x18\x80\x80\x80\x80\x80\x80\x04(\x01\x12-\n\x06sha256\x18\x03 \x01(\tB\x1d\xe2\x41\x02\x01\x05\xbaH\x15r\x10\x32\x0e^[0-9a-f]{64}$\xd8\x01\x01\x12\x43\n\x04pool\x18\x04 \x01(\tB5\xe2\x41\x01\x01\xbaH.r)2\'^pools/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x16\n\x08pool_uid\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03:\x04\x88\xb5\x18\x01\x1a\x85\x02\n\x06Status\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.kumo.api.image.v1.Image.State\x12\x1b\n\x13observed_generation\x18\x02 \x01(\x03\x12/\n\nconditions\x18\x03 \x03(\x0b\x32\x1b.kumo.api.type.v1.Condition\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x1a\n\x12virtual_size_bytes\x18\x06 \x01(\x03\x12\x34\n\tplacement\x18\x14 \x01(\x0b\x32\x1b.kumo.api.type.v1.PlacementB\x04\x88\xb5\x18\x02:\x04\x88\xb5\x18\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x07\n\x03RAW\x10\x01\x12\t\n\x05QCOW2\x10\x02\"o\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\r\n\tUPLOADING\x10\x02\x12\r\n\tIMPORTING\x10\x03\x12\n\n\x06\x41\x43TIVE\x10\x04\x12\x0c\n\x08\x44\x45LETING\x10\x05\x12\n\n\x06\x46\x41ILED\x10\x06:\x04\x88\xb5\x18\x01\"\x98\x02\n\x12\x43reateImageRequest\x12\x45\n\x06parent\x18\x01 \x01(\tB5\xe2\x41\x01\x02\xbaH.r,2*^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12>\n\x08image_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x33\n\x05image\x18\x03 \x01(\x0b\x32\x18.kumo.api.image.v1.ImageB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12#\n\nrequest_id\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\x83\x01\n\x0fGetImageRequest\x12j\n\x04name\x18\x01 \x01(\tB\\\xe2\x41\x01\x02\xbaHUrS2Q^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/images/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$:\x04\x88\xb5\x18\x01\"\xc7\x01\n\x11ListImagesRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"s\n\x12ListImagesResponse\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.kumo.api.image.v1.Image\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa7\x01\n\x12WatchImagesRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x86\x01\n\x13WatchImagesResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.kumo.api.type.v1.ChangeKind\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x18.kumo.api.image.v1.Image\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa3\x01\n\x12UpdateImageRequest\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32\x18.kumo.api.image.v1.ImageB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\xbe\x01\n\x12\x44\x65leteImageRequest\x12j\n\x04name\x18\x01 \x01(\tB\\\xe2\x41\x01\x02\xbaHUrS2Q^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/images/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\xc3\x01\n\x12UploadImageRequest\x12m\n\x04name\x18\x01 \x01(\tB_\xe2\x41\x01\x01\xbaHXrS2Q^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/images/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x1b\n\x06offset\x18\x02 \x01(\x03\x42\x0b\xe2\x41\x01\x01\xbaH\x04\"\x02(\x00\x12\x1b\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\r\xe2\x41\x01\x01\xbaH\x06z\x04\x18\x80\x80@:\x04\x88\xb5\x18\x01\"\\\n\x13UploadImageResponse\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x03\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x18.kumo.api.image.v1.Image:\x04\x88\xb5\x18\x01\x32\xee\x04\n\x06Images\x12N\n\x0b\x43reateImage\x12%.kumo.api.image.v1.CreateImageRequest\x1a\x18.kumo.api.image.v1.Image\x12M\n\x08GetImage\x12\".kumo.api.image.v1.GetImageRequest\x1a\x18.kumo.api.image.v1.Image\"\x03\x90\x02\x01\x12^\n\nListImages\x12$.kumo.api.image.v1.ListImagesRequest\x1a%.kumo.api.image.v1.ListImagesResponse\"\x03\x90\x02\x01\x12\x63\n\x0bWatchImages\x12%.kumo.api.image.v1.WatchImagesRequest\x1a&.kumo.api.image.v1.WatchImagesResponse\"\x03\x90\x02\x01\x30\x01\x12N\n\x0bUpdateImage\x12%.kumo.api.image.v1.UpdateImageRequest\x1a\x18.kumo.api.image.v1.Image\x12N\n\x0b\x44\x65leteImage\x12%.kumo.api.image.v1.DeleteImageRequest\x1a\x18.kumo.api.image.v1.Image\x12`\n\x0bUploadImage\x12%.kumo.api.image.v1.UploadImageRequest\x1a&.kumo.api.image.v1.UploadImageResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +50,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGE_SPEC'].fields_by_name['pool_uid']._serialized_options = b'\342A\001\003'
   _globals['_IMAGE_SPEC']._loaded_options = None
   _globals['_IMAGE_SPEC']._serialized_options = b'\210\265\030\001'
+  _globals['_IMAGE_STATUS'].fields_by_name['placement']._loaded_options = None
+  _globals['_IMAGE_STATUS'].fields_by_name['placement']._serialized_options = b'\210\265\030\002'
   _globals['_IMAGE_STATUS']._loaded_options = None
   _globals['_IMAGE_STATUS']._serialized_options = b'\210\265\030\001'
   _globals['_IMAGE_LABELSENTRY']._loaded_options = None
@@ -74,8 +76,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGE'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_IMAGE'].fields_by_name['delete_time']._loaded_options = None
   _globals['_IMAGE'].fields_by_name['delete_time']._serialized_options = b'\342A\001\003'
-  _globals['_IMAGE'].fields_by_name['placement']._loaded_options = None
-  _globals['_IMAGE'].fields_by_name['placement']._serialized_options = b'\342A\001\003\210\265\030\002'
   _globals['_IMAGE']._loaded_options = None
   _globals['_IMAGE']._serialized_options = b'\210\265\030\001'
   _globals['_CREATEIMAGEREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -149,37 +149,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGES'].methods_by_name['WatchImages']._loaded_options = None
   _globals['_IMAGES'].methods_by_name['WatchImages']._serialized_options = b'\220\002\001'
   _globals['_IMAGE']._serialized_start=278
-  _globals['_IMAGE']._serialized_end=1522
-  _globals['_IMAGE_SPEC']._serialized_start=832
-  _globals['_IMAGE_SPEC']._serialized_end=1092
-  _globals['_IMAGE_STATUS']._serialized_start=1095
-  _globals['_IMAGE_STATUS']._serialized_end=1302
-  _globals['_IMAGE_LABELSENTRY']._serialized_start=1304
-  _globals['_IMAGE_LABELSENTRY']._serialized_end=1349
-  _globals['_IMAGE_FORMAT']._serialized_start=1351
-  _globals['_IMAGE_FORMAT']._serialized_end=1403
-  _globals['_IMAGE_STATE']._serialized_start=1405
-  _globals['_IMAGE_STATE']._serialized_end=1516
-  _globals['_CREATEIMAGEREQUEST']._serialized_start=1525
-  _globals['_CREATEIMAGEREQUEST']._serialized_end=1805
-  _globals['_GETIMAGEREQUEST']._serialized_start=1808
-  _globals['_GETIMAGEREQUEST']._serialized_end=1939
-  _globals['_LISTIMAGESREQUEST']._serialized_start=1942
-  _globals['_LISTIMAGESREQUEST']._serialized_end=2141
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=2143
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=2258
-  _globals['_WATCHIMAGESREQUEST']._serialized_start=2261
-  _globals['_WATCHIMAGESREQUEST']._serialized_end=2428
-  _globals['_WATCHIMAGESRESPONSE']._serialized_start=2431
-  _globals['_WATCHIMAGESRESPONSE']._serialized_end=2565
-  _globals['_UPDATEIMAGEREQUEST']._serialized_start=2568
-  _globals['_UPDATEIMAGEREQUEST']._serialized_end=2731
-  _globals['_DELETEIMAGEREQUEST']._serialized_start=2734
-  _globals['_DELETEIMAGEREQUEST']._serialized_end=2924
-  _globals['_UPLOADIMAGEREQUEST']._serialized_start=2927
-  _globals['_UPLOADIMAGEREQUEST']._serialized_end=3122
-  _globals['_UPLOADIMAGERESPONSE']._serialized_start=3124
-  _globals['_UPLOADIMAGERESPONSE']._serialized_end=3216
-  _globals['_IMAGES']._serialized_start=3219
-  _globals['_IMAGES']._serialized_end=3841
+  _globals['_IMAGE']._serialized_end=1518
+  _globals['_IMAGE_SPEC']._serialized_start=774
+  _globals['_IMAGE_SPEC']._serialized_end=1034
+  _globals['_IMAGE_STATUS']._serialized_start=1037
+  _globals['_IMAGE_STATUS']._serialized_end=1298
+  _globals['_IMAGE_LABELSENTRY']._serialized_start=1300
+  _globals['_IMAGE_LABELSENTRY']._serialized_end=1345
+  _globals['_IMAGE_FORMAT']._serialized_start=1347
+  _globals['_IMAGE_FORMAT']._serialized_end=1399
+  _globals['_IMAGE_STATE']._serialized_start=1401
+  _globals['_IMAGE_STATE']._serialized_end=1512
+  _globals['_CREATEIMAGEREQUEST']._serialized_start=1521
+  _globals['_CREATEIMAGEREQUEST']._serialized_end=1801
+  _globals['_GETIMAGEREQUEST']._serialized_start=1804
+  _globals['_GETIMAGEREQUEST']._serialized_end=1935
+  _globals['_LISTIMAGESREQUEST']._serialized_start=1938
+  _globals['_LISTIMAGESREQUEST']._serialized_end=2137
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=2139
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=2254
+  _globals['_WATCHIMAGESREQUEST']._serialized_start=2257
+  _globals['_WATCHIMAGESREQUEST']._serialized_end=2424
+  _globals['_WATCHIMAGESRESPONSE']._serialized_start=2427
+  _globals['_WATCHIMAGESRESPONSE']._serialized_end=2561
+  _globals['_UPDATEIMAGEREQUEST']._serialized_start=2564
+  _globals['_UPDATEIMAGEREQUEST']._serialized_end=2727
+  _globals['_DELETEIMAGEREQUEST']._serialized_start=2730
+  _globals['_DELETEIMAGEREQUEST']._serialized_end=2920
+  _globals['_UPLOADIMAGEREQUEST']._serialized_start=2923
+  _globals['_UPLOADIMAGEREQUEST']._serialized_end=3118
+  _globals['_UPLOADIMAGERESPONSE']._serialized_start=3120
+  _globals['_UPLOADIMAGERESPONSE']._serialized_end=3212
+  _globals['_IMAGES']._serialized_start=3215
+  _globals['_IMAGES']._serialized_end=3837
 # @@protoc_insertion_point(module_scope)

@@ -139,6 +139,7 @@ class Image(_message.Message):
         RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
         SHA256_FIELD_NUMBER: _builtins.int
         VIRTUAL_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        PLACEMENT_FIELD_NUMBER: _builtins.int
         state: Global___Image.State.ValueType
         """Where it is in its life."""
         observed_generation: _builtins.int
@@ -153,6 +154,10 @@ class Image(_message.Message):
         def conditions(self) -> _containers.RepeatedCompositeFieldContainer[_condition_pb2.Condition]:
             """What holds and what does not, with reasons."""
 
+        @_builtins.property
+        def placement(self) -> _placement_pb2.Placement:
+            """Which cells hold it."""
+
         def __init__(
             self,
             *,
@@ -162,10 +167,11 @@ class Image(_message.Message):
             received_bytes: _builtins.int = ...,
             sha256: _builtins.str = ...,
             virtual_size_bytes: _builtins.int = ...,
+            placement: _placement_pb2.Placement | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "observed_generation", b"observed_generation", "received_bytes", b"received_bytes", "sha256", b"sha256", "state", b"state", "virtual_size_bytes", b"virtual_size_bytes"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "observed_generation", b"observed_generation", "placement", b"placement", "received_bytes", b"received_bytes", "sha256", b"sha256", "state", b"state", "virtual_size_bytes", b"virtual_size_bytes"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,7 +205,6 @@ class Image(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
-    PLACEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name: projects/{project}/images/{image}."""
     uid: _builtins.str
@@ -232,10 +237,6 @@ class Image(_message.Message):
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When its end was asked for; unset while it lives."""
 
-    @_builtins.property
-    def placement(self) -> _placement_pb2.Placement:
-        """Which cells hold it."""
-
     def __init__(
         self,
         *,
@@ -249,11 +250,10 @@ class Image(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
-        placement: _placement_pb2.Placement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "placement", b"placement", "spec", b"spec", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "spec", b"spec", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "placement", b"placement", "spec", b"spec", "status", b"status", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "spec", b"spec", "status", b"status", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

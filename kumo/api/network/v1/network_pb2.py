@@ -31,7 +31,7 @@ from kumo.api.type.v1 import condition_pb2 as kumo_dot_api_dot_type_dot_v1_dot_c
 from kumo.api.type.v1 import placement_pb2 as kumo_dot_api_dot_type_dot_v1_dot_placement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!kumo/api/network/v1/network.proto\x12\x13kumo.api.network.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akumo/api/annotations.proto\x1a kumo/api/type/v1/condition.proto\x1a kumo/api/type/v1/placement.proto\"\xc4\x07\n\x07Network\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x18\n\ngeneration\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12;\n\x04spec\x18\x05 \x01(\x0b\x32!.kumo.api.network.v1.Network.SpecB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x39\n\x06status\x18\x06 \x01(\x0b\x32#.kumo.api.network.v1.Network.StatusB\x04\xe2\x41\x01\x03\x12w\n\x06labels\x18\x07 \x03(\x0b\x32(.kumo.api.network.v1.Network.LabelsEntryB=\xe2\x41\x01\x01\xbaH6\x9a\x01\x33\x10@\"(r&2$^[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?$*\x05r\x03\x18\xff\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x38\n\tplacement\x18\r \x01(\x0b\x32\x1b.kumo.api.type.v1.PlacementB\x08\xe2\x41\x01\x03\x88\xb5\x18\x02\x1a\x8b\x01\n\x04Spec\x12\x66\n\x03mtu\x18\x01 \x01(\x05\x42Y\xe2\x41\x01\x01\xbaHR\x1a\x05\x18\xceG(\x00\xba\x01H\n\x0bnetwork.mtu\x12\x1emtu must be 0 or at least 1280\x1a\x19this == 0 || this >= 1280\x12\x15\n\x03vni\x18\x02 \x01(\x05\x42\x08\xe2\x41\x01\x03\x88\xb5\x18\x02:\x04\x88\xb5\x18\x01\x1a\x8f\x01\n\x06Status\x12\x31\n\x05state\x18\x01 \x01(\x0e\x32\".kumo.api.network.v1.Network.State\x12\x1b\n\x13observed_generation\x18\x02 \x01(\x03\x12/\n\nconditions\x18\x03 \x03(\x0b\x32\x1b.kumo.api.type.v1.Condition:\x04\x88\xb5\x18\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08\x44\x45LETING\x10\x02:\x04\x88\xb5\x18\x01\"\xa2\x02\n\x14\x43reateNetworkRequest\x12\x45\n\x06parent\x18\x01 \x01(\tB5\xe2\x41\x01\x02\xbaH.r,2*^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12@\n\nnetwork_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x39\n\x07network\x18\x03 \x01(\x0b\x32\x1c.kumo.api.network.v1.NetworkB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12#\n\nrequest_id\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\x87\x01\n\x11GetNetworkRequest\x12l\n\x04name\x18\x01 \x01(\tB^\xe2\x41\x01\x02\xbaHWrU2S^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$:\x04\x88\xb5\x18\x01\"\xc9\x01\n\x13ListNetworksRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"{\n\x14ListNetworksResponse\x12.\n\x08networks\x18\x01 \x03(\x0b\x32\x1c.kumo.api.network.v1.Network\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa9\x01\n\x14WatchNetworksRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x8e\x01\n\x15WatchNetworksResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.kumo.api.type.v1.ChangeKind\x12-\n\x07network\x18\x02 \x01(\x0b\x32\x1c.kumo.api.network.v1.Network\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xab\x01\n\x14UpdateNetworkRequest\x12\x39\n\x07network\x18\x01 \x01(\x0b\x32\x1c.kumo.api.network.v1.NetworkB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\xc2\x01\n\x14\x44\x65leteNetworkRequest\x12l\n\x04name\x18\x01 \x01(\tB^\xe2\x41\x01\x02\xbaHWrU2S^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\x32\xca\x04\n\x08Networks\x12X\n\rCreateNetwork\x12).kumo.api.network.v1.CreateNetworkRequest\x1a\x1c.kumo.api.network.v1.Network\x12W\n\nGetNetwork\x12&.kumo.api.network.v1.GetNetworkRequest\x1a\x1c.kumo.api.network.v1.Network\"\x03\x90\x02\x01\x12h\n\x0cListNetworks\x12(.kumo.api.network.v1.ListNetworksRequest\x1a).kumo.api.network.v1.ListNetworksResponse\"\x03\x90\x02\x01\x12m\n\rWatchNetworks\x12).kumo.api.network.v1.WatchNetworksRequest\x1a*.kumo.api.network.v1.WatchNetworksResponse\"\x03\x90\x02\x01\x30\x01\x12X\n\rUpdateNetwork\x12).kumo.api.network.v1.UpdateNetworkRequest\x1a\x1c.kumo.api.network.v1.Network\x12X\n\rDeleteNetwork\x12).kumo.api.network.v1.DeleteNetworkRequest\x1a\x1c.kumo.api.network.v1.Networkb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!kumo/api/network/v1/network.proto\x12\x13kumo.api.network.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akumo/api/annotations.proto\x1a kumo/api/type/v1/condition.proto\x1a kumo/api/type/v1/placement.proto\"\xc0\x07\n\x07Network\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x18\n\ngeneration\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12;\n\x04spec\x18\x05 \x01(\x0b\x32!.kumo.api.network.v1.Network.SpecB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x39\n\x06status\x18\x06 \x01(\x0b\x32#.kumo.api.network.v1.Network.StatusB\x04\xe2\x41\x01\x03\x12w\n\x06labels\x18\x07 \x03(\x0b\x32(.kumo.api.network.v1.Network.LabelsEntryB=\xe2\x41\x01\x01\xbaH6\x9a\x01\x33\x10@\"(r&2$^[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?$*\x05r\x03\x18\xff\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a\x8b\x01\n\x04Spec\x12\x66\n\x03mtu\x18\x01 \x01(\x05\x42Y\xe2\x41\x01\x01\xbaHR\x1a\x05\x18\xceG(\x00\xba\x01H\n\x0bnetwork.mtu\x12\x1emtu must be 0 or at least 1280\x1a\x19this == 0 || this >= 1280\x12\x15\n\x03vni\x18\x02 \x01(\x05\x42\x08\xe2\x41\x01\x03\x88\xb5\x18\x02:\x04\x88\xb5\x18\x01\x1a\xc5\x01\n\x06Status\x12\x31\n\x05state\x18\x01 \x01(\x0e\x32\".kumo.api.network.v1.Network.State\x12\x1b\n\x13observed_generation\x18\x02 \x01(\x03\x12/\n\nconditions\x18\x03 \x03(\x0b\x32\x1b.kumo.api.type.v1.Condition\x12\x34\n\tplacement\x18\x14 \x01(\x0b\x32\x1b.kumo.api.type.v1.PlacementB\x04\x88\xb5\x18\x02:\x04\x88\xb5\x18\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08\x44\x45LETING\x10\x02:\x04\x88\xb5\x18\x01\"\xa2\x02\n\x14\x43reateNetworkRequest\x12\x45\n\x06parent\x18\x01 \x01(\tB5\xe2\x41\x01\x02\xbaH.r,2*^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12@\n\nnetwork_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x39\n\x07network\x18\x03 \x01(\x0b\x32\x1c.kumo.api.network.v1.NetworkB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12#\n\nrequest_id\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\x87\x01\n\x11GetNetworkRequest\x12l\n\x04name\x18\x01 \x01(\tB^\xe2\x41\x01\x02\xbaHWrU2S^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$:\x04\x88\xb5\x18\x01\"\xc9\x01\n\x13ListNetworksRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"{\n\x14ListNetworksResponse\x12.\n\x08networks\x18\x01 \x03(\x0b\x32\x1c.kumo.api.network.v1.Network\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa9\x01\n\x14WatchNetworksRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x8e\x01\n\x15WatchNetworksResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.kumo.api.type.v1.ChangeKind\x12-\n\x07network\x18\x02 \x01(\x0b\x32\x1c.kumo.api.network.v1.Network\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xab\x01\n\x14UpdateNetworkRequest\x12\x39\n\x07network\x18\x01 \x01(\x0b\x32\x1c.kumo.api.network.v1.NetworkB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\xc2\x01\n\x14\x44\x65leteNetworkRequest\x12l\n\x04name\x18\x01 \x01(\tB^\xe2\x41\x01\x02\xbaHWrU2S^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\x32\xca\x04\n\x08Networks\x12X\n\rCreateNetwork\x12).kumo.api.network.v1.CreateNetworkRequest\x1a\x1c.kumo.api.network.v1.Network\x12W\n\nGetNetwork\x12&.kumo.api.network.v1.GetNetworkRequest\x1a\x1c.kumo.api.network.v1.Network\"\x03\x90\x02\x01\x12h\n\x0cListNetworks\x12(.kumo.api.network.v1.ListNetworksRequest\x1a).kumo.api.network.v1.ListNetworksResponse\"\x03\x90\x02\x01\x12m\n\rWatchNetworks\x12).kumo.api.network.v1.WatchNetworksRequest\x1a*.kumo.api.network.v1.WatchNetworksResponse\"\x03\x90\x02\x01\x30\x01\x12X\n\rUpdateNetwork\x12).kumo.api.network.v1.UpdateNetworkRequest\x1a\x1c.kumo.api.network.v1.Network\x12X\n\rDeleteNetwork\x12).kumo.api.network.v1.DeleteNetworkRequest\x1a\x1c.kumo.api.network.v1.Networkb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +44,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NETWORK_SPEC'].fields_by_name['vni']._serialized_options = b'\342A\001\003\210\265\030\002'
   _globals['_NETWORK_SPEC']._loaded_options = None
   _globals['_NETWORK_SPEC']._serialized_options = b'\210\265\030\001'
+  _globals['_NETWORK_STATUS'].fields_by_name['placement']._loaded_options = None
+  _globals['_NETWORK_STATUS'].fields_by_name['placement']._serialized_options = b'\210\265\030\002'
   _globals['_NETWORK_STATUS']._loaded_options = None
   _globals['_NETWORK_STATUS']._serialized_options = b'\210\265\030\001'
   _globals['_NETWORK_LABELSENTRY']._loaded_options = None
@@ -68,8 +70,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NETWORK'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_NETWORK'].fields_by_name['delete_time']._loaded_options = None
   _globals['_NETWORK'].fields_by_name['delete_time']._serialized_options = b'\342A\001\003'
-  _globals['_NETWORK'].fields_by_name['placement']._loaded_options = None
-  _globals['_NETWORK'].fields_by_name['placement']._serialized_options = b'\342A\001\003\210\265\030\002'
   _globals['_NETWORK']._loaded_options = None
   _globals['_NETWORK']._serialized_options = b'\210\265\030\001'
   _globals['_CREATENETWORKREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -133,31 +133,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NETWORKS'].methods_by_name['WatchNetworks']._loaded_options = None
   _globals['_NETWORKS'].methods_by_name['WatchNetworks']._serialized_options = b'\220\002\001'
   _globals['_NETWORK']._serialized_start=284
-  _globals['_NETWORK']._serialized_end=1248
-  _globals['_NETWORK_SPEC']._serialized_start=852
-  _globals['_NETWORK_SPEC']._serialized_end=991
-  _globals['_NETWORK_STATUS']._serialized_start=994
-  _globals['_NETWORK_STATUS']._serialized_end=1137
-  _globals['_NETWORK_LABELSENTRY']._serialized_start=1139
-  _globals['_NETWORK_LABELSENTRY']._serialized_end=1184
-  _globals['_NETWORK_STATE']._serialized_start=1186
-  _globals['_NETWORK_STATE']._serialized_end=1242
-  _globals['_CREATENETWORKREQUEST']._serialized_start=1251
-  _globals['_CREATENETWORKREQUEST']._serialized_end=1541
-  _globals['_GETNETWORKREQUEST']._serialized_start=1544
-  _globals['_GETNETWORKREQUEST']._serialized_end=1679
-  _globals['_LISTNETWORKSREQUEST']._serialized_start=1682
-  _globals['_LISTNETWORKSREQUEST']._serialized_end=1883
-  _globals['_LISTNETWORKSRESPONSE']._serialized_start=1885
-  _globals['_LISTNETWORKSRESPONSE']._serialized_end=2008
-  _globals['_WATCHNETWORKSREQUEST']._serialized_start=2011
-  _globals['_WATCHNETWORKSREQUEST']._serialized_end=2180
-  _globals['_WATCHNETWORKSRESPONSE']._serialized_start=2183
-  _globals['_WATCHNETWORKSRESPONSE']._serialized_end=2325
-  _globals['_UPDATENETWORKREQUEST']._serialized_start=2328
-  _globals['_UPDATENETWORKREQUEST']._serialized_end=2499
-  _globals['_DELETENETWORKREQUEST']._serialized_start=2502
-  _globals['_DELETENETWORKREQUEST']._serialized_end=2696
-  _globals['_NETWORKS']._serialized_start=2699
-  _globals['_NETWORKS']._serialized_end=3285
+  _globals['_NETWORK']._serialized_end=1244
+  _globals['_NETWORK_SPEC']._serialized_start=794
+  _globals['_NETWORK_SPEC']._serialized_end=933
+  _globals['_NETWORK_STATUS']._serialized_start=936
+  _globals['_NETWORK_STATUS']._serialized_end=1133
+  _globals['_NETWORK_LABELSENTRY']._serialized_start=1135
+  _globals['_NETWORK_LABELSENTRY']._serialized_end=1180
+  _globals['_NETWORK_STATE']._serialized_start=1182
+  _globals['_NETWORK_STATE']._serialized_end=1238
+  _globals['_CREATENETWORKREQUEST']._serialized_start=1247
+  _globals['_CREATENETWORKREQUEST']._serialized_end=1537
+  _globals['_GETNETWORKREQUEST']._serialized_start=1540
+  _globals['_GETNETWORKREQUEST']._serialized_end=1675
+  _globals['_LISTNETWORKSREQUEST']._serialized_start=1678
+  _globals['_LISTNETWORKSREQUEST']._serialized_end=1879
+  _globals['_LISTNETWORKSRESPONSE']._serialized_start=1881
+  _globals['_LISTNETWORKSRESPONSE']._serialized_end=2004
+  _globals['_WATCHNETWORKSREQUEST']._serialized_start=2007
+  _globals['_WATCHNETWORKSREQUEST']._serialized_end=2176
+  _globals['_WATCHNETWORKSRESPONSE']._serialized_start=2179
+  _globals['_WATCHNETWORKSRESPONSE']._serialized_end=2321
+  _globals['_UPDATENETWORKREQUEST']._serialized_start=2324
+  _globals['_UPDATENETWORKREQUEST']._serialized_end=2495
+  _globals['_DELETENETWORKREQUEST']._serialized_start=2498
+  _globals['_DELETENETWORKREQUEST']._serialized_end=2692
+  _globals['_NETWORKS']._serialized_start=2695
+  _globals['_NETWORKS']._serialized_end=3281
 # @@protoc_insertion_point(module_scope)

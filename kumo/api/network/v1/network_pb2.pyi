@@ -85,6 +85,7 @@ class Network(_message.Message):
         STATE_FIELD_NUMBER: _builtins.int
         OBSERVED_GENERATION_FIELD_NUMBER: _builtins.int
         CONDITIONS_FIELD_NUMBER: _builtins.int
+        PLACEMENT_FIELD_NUMBER: _builtins.int
         state: Global___Network.State.ValueType
         """Where it is in its life."""
         observed_generation: _builtins.int
@@ -93,16 +94,21 @@ class Network(_message.Message):
         def conditions(self) -> _containers.RepeatedCompositeFieldContainer[_condition_pb2.Condition]:
             """What holds and what does not, with reasons."""
 
+        @_builtins.property
+        def placement(self) -> _placement_pb2.Placement:
+            """Which cells hold it."""
+
         def __init__(
             self,
             *,
             state: Global___Network.State.ValueType = ...,
             observed_generation: _builtins.int = ...,
             conditions: _abc.Iterable[_condition_pb2.Condition] | None = ...,
+            placement: _placement_pb2.Placement | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "observed_generation", b"observed_generation", "state", b"state"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "observed_generation", b"observed_generation", "placement", b"placement", "state", b"state"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,7 +142,6 @@ class Network(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
-    PLACEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name: projects/{project}/networks/{network}."""
     uid: _builtins.str
@@ -169,10 +174,6 @@ class Network(_message.Message):
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When its end was asked for; unset while it lives."""
 
-    @_builtins.property
-    def placement(self) -> _placement_pb2.Placement:
-        """Which cells hold it."""
-
     def __init__(
         self,
         *,
@@ -186,11 +187,10 @@ class Network(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
-        placement: _placement_pb2.Placement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "placement", b"placement", "spec", b"spec", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "spec", b"spec", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "placement", b"placement", "spec", b"spec", "status", b"status", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "spec", b"spec", "status", b"status", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -123,6 +123,7 @@ class Port(_message.Message):
         CONDITIONS_FIELD_NUMBER: _builtins.int
         HOST_FIELD_NUMBER: _builtins.int
         TUNNEL_ADDRESS_FIELD_NUMBER: _builtins.int
+        PLACEMENT_FIELD_NUMBER: _builtins.int
         state: Global___Port.State.ValueType
         """Where it is in its life."""
         observed_generation: _builtins.int
@@ -135,6 +136,10 @@ class Port(_message.Message):
         def conditions(self) -> _containers.RepeatedCompositeFieldContainer[_condition_pb2.Condition]:
             """What holds and what does not, with reasons."""
 
+        @_builtins.property
+        def placement(self) -> _placement_pb2.Placement:
+            """Which cells hold it."""
+
         def __init__(
             self,
             *,
@@ -143,10 +148,11 @@ class Port(_message.Message):
             conditions: _abc.Iterable[_condition_pb2.Condition] | None = ...,
             host: _builtins.str = ...,
             tunnel_address: _builtins.str = ...,
+            placement: _placement_pb2.Placement | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "host", b"host", "observed_generation", b"observed_generation", "state", b"state", "tunnel_address", b"tunnel_address"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["conditions", b"conditions", "host", b"host", "observed_generation", b"observed_generation", "placement", b"placement", "state", b"state", "tunnel_address", b"tunnel_address"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -182,7 +188,6 @@ class Port(_message.Message):
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     OWNER_UID_FIELD_NUMBER: _builtins.int
-    PLACEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name: projects/{project}/ports/{port}."""
     uid: _builtins.str
@@ -219,10 +224,6 @@ class Port(_message.Message):
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When its end was asked for; unset while it lives."""
 
-    @_builtins.property
-    def placement(self) -> _placement_pb2.Placement:
-        """Which cells hold it."""
-
     def __init__(
         self,
         *,
@@ -238,11 +239,10 @@ class Port(_message.Message):
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         owner: _builtins.str = ...,
         owner_uid: _builtins.str = ...,
-        placement: _placement_pb2.Placement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "placement", b"placement", "spec", b"spec", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "spec", b"spec", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "owner", b"owner", "owner_uid", b"owner_uid", "placement", b"placement", "spec", b"spec", "status", b"status", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "owner", b"owner", "owner_uid", b"owner_uid", "spec", b"spec", "status", b"status", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

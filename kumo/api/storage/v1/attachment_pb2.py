@@ -30,7 +30,7 @@ from kumo.api.type.v1 import condition_pb2 as kumo_dot_api_dot_type_dot_v1_dot_c
 from kumo.api.type.v1 import placement_pb2 as kumo_dot_api_dot_type_dot_v1_dot_placement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$kumo/api/storage/v1/attachment.proto\x12\x13kumo.api.storage.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akumo/api/annotations.proto\x1a kumo/api/type/v1/condition.proto\x1a kumo/api/type/v1/placement.proto\"\xda\t\n\nAttachment\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x18\n\ngeneration\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12>\n\x04spec\x18\x05 \x01(\x0b\x32$.kumo.api.storage.v1.Attachment.SpecB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12<\n\x06status\x18\x06 \x01(\x0b\x32&.kumo.api.storage.v1.Attachment.StatusB\x04\xe2\x41\x01\x03\x12z\n\x06labels\x18\x07 \x03(\x0b\x32+.kumo.api.storage.v1.Attachment.LabelsEntryB=\xe2\x41\x01\x01\xbaH6\x9a\x01\x33\x10@\"(r&2$^[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?$*\x05r\x03\x18\xff\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05owner\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\towner_uid\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x38\n\tplacement\x18\r \x01(\x0b\x32\x1b.kumo.api.type.v1.PlacementB\x08\xe2\x41\x01\x03\x88\xb5\x18\x02\x1a\xb2\x02\n\x04Spec\x12m\n\x06server\x18\x01 \x01(\tB]\xe2\x41\x01\x02\xbaHVrT2R^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/servers/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x18\n\nserver_uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12m\n\x06volume\x18\x03 \x01(\tB]\xe2\x41\x01\x02\xbaHVrT2R^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/volumes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x18\n\nvolume_uid\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04root\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x03:\x04\x88\xb5\x18\x01\x1a\xb2\x01\n\x06Status\x12\x34\n\x05state\x18\x01 \x01(\x0e\x32%.kumo.api.storage.v1.Attachment.State\x12\x1b\n\x13observed_generation\x18\x02 \x01(\x03\x12/\n\nconditions\x18\x03 \x03(\x0b\x32\x1b.kumo.api.type.v1.Condition\x12\x1e\n\x10\x63lient_addresses\x18\x04 \x03(\tB\x04\x88\xb5\x18\x03:\x04\x88\xb5\x18\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tATTACHING\x10\x01\x12\x0c\n\x08\x41TTACHED\x10\x02\x12\r\n\tDETACHING\x10\x03:\x04\x88\xb5\x18\x01\"\x8d\x01\n\x14GetAttachmentRequest\x12o\n\x04name\x18\x01 \x01(\tBa\xe2\x41\x01\x02\xbaHZrX2V^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/attachments/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$:\x04\x88\xb5\x18\x01\"\xcc\x01\n\x16ListAttachmentsRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x84\x01\n\x17ListAttachmentsResponse\x12\x34\n\x0b\x61ttachments\x18\x01 \x03(\x0b\x32\x1f.kumo.api.storage.v1.Attachment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xac\x01\n\x17WatchAttachmentsRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x97\x01\n\x18WatchAttachmentsResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.kumo.api.type.v1.ChangeKind\x12\x33\n\nattachment\x18\x02 \x01(\x0b\x32\x1f.kumo.api.storage.v1.Attachment\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\x32\xda\x02\n\x0b\x41ttachments\x12`\n\rGetAttachment\x12).kumo.api.storage.v1.GetAttachmentRequest\x1a\x1f.kumo.api.storage.v1.Attachment\"\x03\x90\x02\x01\x12q\n\x0fListAttachments\x12+.kumo.api.storage.v1.ListAttachmentsRequest\x1a,.kumo.api.storage.v1.ListAttachmentsResponse\"\x03\x90\x02\x01\x12v\n\x10WatchAttachments\x12,.kumo.api.storage.v1.WatchAttachmentsRequest\x1a-.kumo.api.storage.v1.WatchAttachmentsResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$kumo/api/storage/v1/attachment.proto\x12\x13kumo.api.storage.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akumo/api/annotations.proto\x1a kumo/api/type/v1/condition.proto\x1a kumo/api/type/v1/placement.proto\"\xd6\t\n\nAttachment\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x18\n\ngeneration\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12>\n\x04spec\x18\x05 \x01(\x0b\x32$.kumo.api.storage.v1.Attachment.SpecB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12<\n\x06status\x18\x06 \x01(\x0b\x32&.kumo.api.storage.v1.Attachment.StatusB\x04\xe2\x41\x01\x03\x12z\n\x06labels\x18\x07 \x03(\x0b\x32+.kumo.api.storage.v1.Attachment.LabelsEntryB=\xe2\x41\x01\x01\xbaH6\x9a\x01\x33\x10@\"(r&2$^[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?$*\x05r\x03\x18\xff\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05owner\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\towner_uid\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x1a\xb2\x02\n\x04Spec\x12m\n\x06server\x18\x01 \x01(\tB]\xe2\x41\x01\x02\xbaHVrT2R^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/servers/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x18\n\nserver_uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12m\n\x06volume\x18\x03 \x01(\tB]\xe2\x41\x01\x02\xbaHVrT2R^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/volumes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x18\n\nvolume_uid\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\x12\x12\n\x04root\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x03:\x04\x88\xb5\x18\x01\x1a\xe8\x01\n\x06Status\x12\x34\n\x05state\x18\x01 \x01(\x0e\x32%.kumo.api.storage.v1.Attachment.State\x12\x1b\n\x13observed_generation\x18\x02 \x01(\x03\x12/\n\nconditions\x18\x03 \x03(\x0b\x32\x1b.kumo.api.type.v1.Condition\x12\x1e\n\x10\x63lient_addresses\x18\x04 \x03(\tB\x04\x88\xb5\x18\x03\x12\x34\n\tplacement\x18\x14 \x01(\x0b\x32\x1b.kumo.api.type.v1.PlacementB\x04\x88\xb5\x18\x02:\x04\x88\xb5\x18\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"J\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tATTACHING\x10\x01\x12\x0c\n\x08\x41TTACHED\x10\x02\x12\r\n\tDETACHING\x10\x03:\x04\x88\xb5\x18\x01\"\x8d\x01\n\x14GetAttachmentRequest\x12o\n\x04name\x18\x01 \x01(\tBa\xe2\x41\x01\x02\xbaHZrX2V^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/attachments/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$:\x04\x88\xb5\x18\x01\"\xcc\x01\n\x16ListAttachmentsRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x84\x01\n\x17ListAttachmentsResponse\x12\x34\n\x0b\x61ttachments\x18\x01 \x03(\x0b\x32\x1f.kumo.api.storage.v1.Attachment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xac\x01\n\x17WatchAttachmentsRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x97\x01\n\x18WatchAttachmentsResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.kumo.api.type.v1.ChangeKind\x12\x33\n\nattachment\x18\x02 \x01(\x0b\x32\x1f.kumo.api.storage.v1.Attachment\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\x32\xda\x02\n\x0b\x41ttachments\x12`\n\rGetAttachment\x12).kumo.api.storage.v1.GetAttachmentRequest\x1a\x1f.kumo.api.storage.v1.Attachment\"\x03\x90\x02\x01\x12q\n\x0fListAttachments\x12+.kumo.api.storage.v1.ListAttachmentsRequest\x1a,.kumo.api.storage.v1.ListAttachmentsResponse\"\x03\x90\x02\x01\x12v\n\x10WatchAttachments\x12,.kumo.api.storage.v1.WatchAttachmentsRequest\x1a-.kumo.api.storage.v1.WatchAttachmentsResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +51,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHMENT_SPEC']._serialized_options = b'\210\265\030\001'
   _globals['_ATTACHMENT_STATUS'].fields_by_name['client_addresses']._loaded_options = None
   _globals['_ATTACHMENT_STATUS'].fields_by_name['client_addresses']._serialized_options = b'\210\265\030\003'
+  _globals['_ATTACHMENT_STATUS'].fields_by_name['placement']._loaded_options = None
+  _globals['_ATTACHMENT_STATUS'].fields_by_name['placement']._serialized_options = b'\210\265\030\002'
   _globals['_ATTACHMENT_STATUS']._loaded_options = None
   _globals['_ATTACHMENT_STATUS']._serialized_options = b'\210\265\030\001'
   _globals['_ATTACHMENT_LABELSENTRY']._loaded_options = None
@@ -79,8 +81,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHMENT'].fields_by_name['owner']._serialized_options = b'\342A\001\003'
   _globals['_ATTACHMENT'].fields_by_name['owner_uid']._loaded_options = None
   _globals['_ATTACHMENT'].fields_by_name['owner_uid']._serialized_options = b'\342A\001\003'
-  _globals['_ATTACHMENT'].fields_by_name['placement']._loaded_options = None
-  _globals['_ATTACHMENT'].fields_by_name['placement']._serialized_options = b'\342A\001\003\210\265\030\002'
   _globals['_ATTACHMENT']._loaded_options = None
   _globals['_ATTACHMENT']._serialized_options = b'\210\265\030\001'
   _globals['_GETATTACHMENTREQUEST'].fields_by_name['name']._loaded_options = None
@@ -116,25 +116,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHMENTS'].methods_by_name['WatchAttachments']._loaded_options = None
   _globals['_ATTACHMENTS'].methods_by_name['WatchAttachments']._serialized_options = b'\220\002\001'
   _globals['_ATTACHMENT']._serialized_start=253
-  _globals['_ATTACHMENT']._serialized_end=1495
-  _globals['_ATTACHMENT_SPEC']._serialized_start=879
-  _globals['_ATTACHMENT_SPEC']._serialized_end=1185
-  _globals['_ATTACHMENT_STATUS']._serialized_start=1188
-  _globals['_ATTACHMENT_STATUS']._serialized_end=1366
-  _globals['_ATTACHMENT_LABELSENTRY']._serialized_start=1368
-  _globals['_ATTACHMENT_LABELSENTRY']._serialized_end=1413
-  _globals['_ATTACHMENT_STATE']._serialized_start=1415
-  _globals['_ATTACHMENT_STATE']._serialized_end=1489
-  _globals['_GETATTACHMENTREQUEST']._serialized_start=1498
-  _globals['_GETATTACHMENTREQUEST']._serialized_end=1639
-  _globals['_LISTATTACHMENTSREQUEST']._serialized_start=1642
-  _globals['_LISTATTACHMENTSREQUEST']._serialized_end=1846
-  _globals['_LISTATTACHMENTSRESPONSE']._serialized_start=1849
-  _globals['_LISTATTACHMENTSRESPONSE']._serialized_end=1981
-  _globals['_WATCHATTACHMENTSREQUEST']._serialized_start=1984
-  _globals['_WATCHATTACHMENTSREQUEST']._serialized_end=2156
-  _globals['_WATCHATTACHMENTSRESPONSE']._serialized_start=2159
-  _globals['_WATCHATTACHMENTSRESPONSE']._serialized_end=2310
-  _globals['_ATTACHMENTS']._serialized_start=2313
-  _globals['_ATTACHMENTS']._serialized_end=2659
+  _globals['_ATTACHMENT']._serialized_end=1491
+  _globals['_ATTACHMENT_SPEC']._serialized_start=821
+  _globals['_ATTACHMENT_SPEC']._serialized_end=1127
+  _globals['_ATTACHMENT_STATUS']._serialized_start=1130
+  _globals['_ATTACHMENT_STATUS']._serialized_end=1362
+  _globals['_ATTACHMENT_LABELSENTRY']._serialized_start=1364
+  _globals['_ATTACHMENT_LABELSENTRY']._serialized_end=1409
+  _globals['_ATTACHMENT_STATE']._serialized_start=1411
+  _globals['_ATTACHMENT_STATE']._serialized_end=1485
+  _globals['_GETATTACHMENTREQUEST']._serialized_start=1494
+  _globals['_GETATTACHMENTREQUEST']._serialized_end=1635
+  _globals['_LISTATTACHMENTSREQUEST']._serialized_start=1638
+  _globals['_LISTATTACHMENTSREQUEST']._serialized_end=1842
+  _globals['_LISTATTACHMENTSRESPONSE']._serialized_start=1845
+  _globals['_LISTATTACHMENTSRESPONSE']._serialized_end=1977
+  _globals['_WATCHATTACHMENTSREQUEST']._serialized_start=1980
+  _globals['_WATCHATTACHMENTSREQUEST']._serialized_end=2152
+  _globals['_WATCHATTACHMENTSRESPONSE']._serialized_start=2155
+  _globals['_WATCHATTACHMENTSRESPONSE']._serialized_end=2306
+  _globals['_ATTACHMENTS']._serialized_start=2309
+  _globals['_ATTACHMENTS']._serialized_end=2655
 # @@protoc_insertion_point(module_scope)

@@ -101,6 +101,7 @@ class Attachment(_message.Message):
         OBSERVED_GENERATION_FIELD_NUMBER: _builtins.int
         CONDITIONS_FIELD_NUMBER: _builtins.int
         CLIENT_ADDRESSES_FIELD_NUMBER: _builtins.int
+        PLACEMENT_FIELD_NUMBER: _builtins.int
         state: Global___Attachment.State.ValueType
         """Where it is in its life."""
         observed_generation: _builtins.int
@@ -113,6 +114,10 @@ class Attachment(_message.Message):
         def client_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """The addresses of the clients that hold the disk open, for fencing."""
 
+        @_builtins.property
+        def placement(self) -> _placement_pb2.Placement:
+            """Which cells hold it."""
+
         def __init__(
             self,
             *,
@@ -120,10 +125,11 @@ class Attachment(_message.Message):
             observed_generation: _builtins.int = ...,
             conditions: _abc.Iterable[_condition_pb2.Condition] | None = ...,
             client_addresses: _abc.Iterable[_builtins.str] | None = ...,
+            placement: _placement_pb2.Placement | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["client_addresses", b"client_addresses", "conditions", b"conditions", "observed_generation", b"observed_generation", "state", b"state"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["client_addresses", b"client_addresses", "conditions", b"conditions", "observed_generation", b"observed_generation", "placement", b"placement", "state", b"state"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -159,7 +165,6 @@ class Attachment(_message.Message):
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     OWNER_UID_FIELD_NUMBER: _builtins.int
-    PLACEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name: projects/{project}/attachments/{attachment}."""
     uid: _builtins.str
@@ -196,10 +201,6 @@ class Attachment(_message.Message):
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When its end was asked for; unset while it lives."""
 
-    @_builtins.property
-    def placement(self) -> _placement_pb2.Placement:
-        """Which cells hold it."""
-
     def __init__(
         self,
         *,
@@ -215,11 +216,10 @@ class Attachment(_message.Message):
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         owner: _builtins.str = ...,
         owner_uid: _builtins.str = ...,
-        placement: _placement_pb2.Placement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "placement", b"placement", "spec", b"spec", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "spec", b"spec", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "owner", b"owner", "owner_uid", b"owner_uid", "placement", b"placement", "spec", b"spec", "status", b"status", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "owner", b"owner", "owner_uid", b"owner_uid", "spec", b"spec", "status", b"status", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,7 +31,7 @@ from kumo.api.type.v1 import condition_pb2 as kumo_dot_api_dot_type_dot_v1_dot_c
 from kumo.api.type.v1 import placement_pb2 as kumo_dot_api_dot_type_dot_v1_dot_placement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n kumo/api/storage/v1/volume.proto\x12\x13kumo.api.storage.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akumo/api/annotations.proto\x1a kumo/api/type/v1/condition.proto\x1a kumo/api/type/v1/placement.proto\"\xcd\t\n\x06Volume\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x18\n\ngeneration\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12:\n\x04spec\x18\x05 \x01(\x0b\x32 .kumo.api.storage.v1.Volume.SpecB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x38\n\x06status\x18\x06 \x01(\x0b\x32\".kumo.api.storage.v1.Volume.StatusB\x04\xe2\x41\x01\x03\x12v\n\x06labels\x18\x07 \x03(\x0b\x32\'.kumo.api.storage.v1.Volume.LabelsEntryB=\xe2\x41\x01\x01\xbaH6\x9a\x01\x33\x10@\"(r&2$^[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?$*\x05r\x03\x18\xff\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05owner\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\towner_uid\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x12\x38\n\tplacement\x18\r \x01(\x0b\x32\x1b.kumo.api.type.v1.PlacementB\x08\xe2\x41\x01\x03\x88\xb5\x18\x02\x1a\x96\x02\n\x04Spec\x12\"\n\x08size_gib\x18\x01 \x01(\x05\x42\x10\xe2\x41\x02\x02\x05\xbaH\x08\x1a\x06\x18\x80\x80\x01(\x01\x12n\n\x05image\x18\x02 \x01(\tB_\xe2\x41\x01\x01\xbaHXrS2Q^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/images/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x17\n\timage_uid\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x43\n\x04pool\x18\x04 \x01(\tB5\xe2\x41\x01\x01\xbaH.r)2\'^pools/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x16\n\x08pool_uid\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03:\x04\x88\xb5\x18\x01\x1a\xba\x01\n\x06Status\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.kumo.api.storage.v1.Volume.State\x12\x1b\n\x13observed_generation\x18\x02 \x01(\x03\x12/\n\nconditions\x18\x03 \x03(\x0b\x32\x1b.kumo.api.type.v1.Condition\x12\x0e\n\x06server\x18\x04 \x01(\t\x12\x1a\n\x0c\x62\x61\x63kend_name\x18\x05 \x01(\tB\x04\x88\xb5\x18\x02:\x04\x88\xb5\x18\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"a\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x43REATING\x10\x01\x12\r\n\tAVAILABLE\x10\x02\x12\n\n\x06IN_USE\x10\x03\x12\x0c\n\x08\x44\x45LETING\x10\x04\x12\n\n\x06\x46\x41ILED\x10\x05:\x04\x88\xb5\x18\x01\"\x9e\x02\n\x13\x43reateVolumeRequest\x12\x45\n\x06parent\x18\x01 \x01(\tB5\xe2\x41\x01\x02\xbaH.r,2*^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12?\n\tvolume_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x37\n\x06volume\x18\x03 \x01(\x0b\x32\x1b.kumo.api.storage.v1.VolumeB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12#\n\nrequest_id\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\x85\x01\n\x10GetVolumeRequest\x12k\n\x04name\x18\x01 \x01(\tB]\xe2\x41\x01\x02\xbaHVrT2R^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/volumes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$:\x04\x88\xb5\x18\x01\"\xc8\x01\n\x12ListVolumesRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"x\n\x13ListVolumesResponse\x12,\n\x07volumes\x18\x01 \x03(\x0b\x32\x1b.kumo.api.storage.v1.Volume\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa8\x01\n\x13WatchVolumesRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x8b\x01\n\x14WatchVolumesResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.kumo.api.type.v1.ChangeKind\x12+\n\x06volume\x18\x02 \x01(\x0b\x32\x1b.kumo.api.storage.v1.Volume\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa8\x01\n\x13UpdateVolumeRequest\x12\x37\n\x06volume\x18\x01 \x01(\x0b\x32\x1b.kumo.api.storage.v1.VolumeB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\xc0\x01\n\x13\x44\x65leteVolumeRequest\x12k\n\x04name\x18\x01 \x01(\tB]\xe2\x41\x01\x02\xbaHVrT2R^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/volumes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\x32\xb7\x04\n\x07Volumes\x12U\n\x0c\x43reateVolume\x12(.kumo.api.storage.v1.CreateVolumeRequest\x1a\x1b.kumo.api.storage.v1.Volume\x12T\n\tGetVolume\x12%.kumo.api.storage.v1.GetVolumeRequest\x1a\x1b.kumo.api.storage.v1.Volume\"\x03\x90\x02\x01\x12\x65\n\x0bListVolumes\x12\'.kumo.api.storage.v1.ListVolumesRequest\x1a(.kumo.api.storage.v1.ListVolumesResponse\"\x03\x90\x02\x01\x12j\n\x0cWatchVolumes\x12(.kumo.api.storage.v1.WatchVolumesRequest\x1a).kumo.api.storage.v1.WatchVolumesResponse\"\x03\x90\x02\x01\x30\x01\x12U\n\x0cUpdateVolume\x12(.kumo.api.storage.v1.UpdateVolumeRequest\x1a\x1b.kumo.api.storage.v1.Volume\x12U\n\x0c\x44\x65leteVolume\x12(.kumo.api.storage.v1.DeleteVolumeRequest\x1a\x1b.kumo.api.storage.v1.Volumeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n kumo/api/storage/v1/volume.proto\x12\x13kumo.api.storage.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1akumo/api/annotations.proto\x1a kumo/api/type/v1/condition.proto\x1a kumo/api/type/v1/placement.proto\"\xc9\t\n\x06Volume\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x04\x65tag\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x18\n\ngeneration\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12:\n\x04spec\x18\x05 \x01(\x0b\x32 .kumo.api.storage.v1.Volume.SpecB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x38\n\x06status\x18\x06 \x01(\x0b\x32\".kumo.api.storage.v1.Volume.StatusB\x04\xe2\x41\x01\x03\x12v\n\x06labels\x18\x07 \x03(\x0b\x32\'.kumo.api.storage.v1.Volume.LabelsEntryB=\xe2\x41\x01\x01\xbaH6\x9a\x01\x33\x10@\"(r&2$^[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?$*\x05r\x03\x18\xff\x01\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x13\n\x05owner\x18\x0b \x01(\tB\x04\xe2\x41\x01\x03\x12\x17\n\towner_uid\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x1a\x96\x02\n\x04Spec\x12\"\n\x08size_gib\x18\x01 \x01(\x05\x42\x10\xe2\x41\x02\x02\x05\xbaH\x08\x1a\x06\x18\x80\x80\x01(\x01\x12n\n\x05image\x18\x02 \x01(\tB_\xe2\x41\x01\x01\xbaHXrS2Q^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/images/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x17\n\timage_uid\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x43\n\x04pool\x18\x04 \x01(\tB5\xe2\x41\x01\x01\xbaH.r)2\'^pools/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x16\n\x08pool_uid\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03:\x04\x88\xb5\x18\x01\x1a\xf0\x01\n\x06Status\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32!.kumo.api.storage.v1.Volume.State\x12\x1b\n\x13observed_generation\x18\x02 \x01(\x03\x12/\n\nconditions\x18\x03 \x03(\x0b\x32\x1b.kumo.api.type.v1.Condition\x12\x0e\n\x06server\x18\x04 \x01(\t\x12\x1a\n\x0c\x62\x61\x63kend_name\x18\x05 \x01(\tB\x04\x88\xb5\x18\x02\x12\x34\n\tplacement\x18\x14 \x01(\x0b\x32\x1b.kumo.api.type.v1.PlacementB\x04\x88\xb5\x18\x02:\x04\x88\xb5\x18\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"a\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x43REATING\x10\x01\x12\r\n\tAVAILABLE\x10\x02\x12\n\n\x06IN_USE\x10\x03\x12\x0c\n\x08\x44\x45LETING\x10\x04\x12\n\n\x06\x46\x41ILED\x10\x05:\x04\x88\xb5\x18\x01\"\x9e\x02\n\x13\x43reateVolumeRequest\x12\x45\n\x06parent\x18\x01 \x01(\tB5\xe2\x41\x01\x02\xbaH.r,2*^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12?\n\tvolume_id\x18\x02 \x01(\tB,\xe2\x41\x01\x02\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x37\n\x06volume\x18\x03 \x01(\x0b\x32\x1b.kumo.api.storage.v1.VolumeB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12#\n\nrequest_id\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\x85\x01\n\x10GetVolumeRequest\x12k\n\x04name\x18\x01 \x01(\tB]\xe2\x41\x01\x02\xbaHVrT2R^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/volumes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$:\x04\x88\xb5\x18\x01\"\xc8\x01\n\x12ListVolumesRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12!\n\tpage_size\x18\x02 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"x\n\x13ListVolumesResponse\x12,\n\x07volumes\x18\x01 \x03(\x0b\x32\x1b.kumo.api.storage.v1.Volume\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa8\x01\n\x13WatchVolumesRequest\x12I\n\x06parent\x18\x01 \x01(\tB9\xe2\x41\x01\x02\xbaH2r02.^projects/(-|[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x08:\x04\x88\xb5\x18\x01\"\x8b\x01\n\x14WatchVolumesResponse\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.kumo.api.type.v1.ChangeKind\x12+\n\x06volume\x18\x02 \x01(\x0b\x32\x1b.kumo.api.storage.v1.Volume\x12\x14\n\x0cresume_token\x18\x03 \x01(\t:\x04\x88\xb5\x18\x01\"\xa8\x01\n\x13UpdateVolumeRequest\x12\x37\n\x06volume\x18\x01 \x01(\x0b\x32\x1b.kumo.api.storage.v1.VolumeB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\"\xc0\x01\n\x13\x44\x65leteVolumeRequest\x12k\n\x04name\x18\x01 \x01(\tB]\xe2\x41\x01\x02\xbaHVrT2R^projects/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/volumes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1b\n\rvalidate_only\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x04\x88\xb5\x18\x01\x32\xb7\x04\n\x07Volumes\x12U\n\x0c\x43reateVolume\x12(.kumo.api.storage.v1.CreateVolumeRequest\x1a\x1b.kumo.api.storage.v1.Volume\x12T\n\tGetVolume\x12%.kumo.api.storage.v1.GetVolumeRequest\x1a\x1b.kumo.api.storage.v1.Volume\"\x03\x90\x02\x01\x12\x65\n\x0bListVolumes\x12\'.kumo.api.storage.v1.ListVolumesRequest\x1a(.kumo.api.storage.v1.ListVolumesResponse\"\x03\x90\x02\x01\x12j\n\x0cWatchVolumes\x12(.kumo.api.storage.v1.WatchVolumesRequest\x1a).kumo.api.storage.v1.WatchVolumesResponse\"\x03\x90\x02\x01\x30\x01\x12U\n\x0cUpdateVolume\x12(.kumo.api.storage.v1.UpdateVolumeRequest\x1a\x1b.kumo.api.storage.v1.Volume\x12U\n\x0c\x44\x65leteVolume\x12(.kumo.api.storage.v1.DeleteVolumeRequest\x1a\x1b.kumo.api.storage.v1.Volumeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VOLUME_SPEC']._serialized_options = b'\210\265\030\001'
   _globals['_VOLUME_STATUS'].fields_by_name['backend_name']._loaded_options = None
   _globals['_VOLUME_STATUS'].fields_by_name['backend_name']._serialized_options = b'\210\265\030\002'
+  _globals['_VOLUME_STATUS'].fields_by_name['placement']._loaded_options = None
+  _globals['_VOLUME_STATUS'].fields_by_name['placement']._serialized_options = b'\210\265\030\002'
   _globals['_VOLUME_STATUS']._loaded_options = None
   _globals['_VOLUME_STATUS']._serialized_options = b'\210\265\030\001'
   _globals['_VOLUME_LABELSENTRY']._loaded_options = None
@@ -80,8 +82,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VOLUME'].fields_by_name['owner']._serialized_options = b'\342A\001\003'
   _globals['_VOLUME'].fields_by_name['owner_uid']._loaded_options = None
   _globals['_VOLUME'].fields_by_name['owner_uid']._serialized_options = b'\342A\001\003'
-  _globals['_VOLUME'].fields_by_name['placement']._loaded_options = None
-  _globals['_VOLUME'].fields_by_name['placement']._serialized_options = b'\342A\001\003\210\265\030\002'
   _globals['_VOLUME']._loaded_options = None
   _globals['_VOLUME']._serialized_options = b'\210\265\030\001'
   _globals['_CREATEVOLUMEREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -145,31 +145,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VOLUMES'].methods_by_name['WatchVolumes']._loaded_options = None
   _globals['_VOLUMES'].methods_by_name['WatchVolumes']._serialized_options = b'\220\002\001'
   _globals['_VOLUME']._serialized_start=283
-  _globals['_VOLUME']._serialized_end=1512
-  _globals['_VOLUME_SPEC']._serialized_start=893
-  _globals['_VOLUME_SPEC']._serialized_end=1171
-  _globals['_VOLUME_STATUS']._serialized_start=1174
-  _globals['_VOLUME_STATUS']._serialized_end=1360
-  _globals['_VOLUME_LABELSENTRY']._serialized_start=1362
-  _globals['_VOLUME_LABELSENTRY']._serialized_end=1407
-  _globals['_VOLUME_STATE']._serialized_start=1409
-  _globals['_VOLUME_STATE']._serialized_end=1506
-  _globals['_CREATEVOLUMEREQUEST']._serialized_start=1515
-  _globals['_CREATEVOLUMEREQUEST']._serialized_end=1801
-  _globals['_GETVOLUMEREQUEST']._serialized_start=1804
-  _globals['_GETVOLUMEREQUEST']._serialized_end=1937
-  _globals['_LISTVOLUMESREQUEST']._serialized_start=1940
-  _globals['_LISTVOLUMESREQUEST']._serialized_end=2140
-  _globals['_LISTVOLUMESRESPONSE']._serialized_start=2142
-  _globals['_LISTVOLUMESRESPONSE']._serialized_end=2262
-  _globals['_WATCHVOLUMESREQUEST']._serialized_start=2265
-  _globals['_WATCHVOLUMESREQUEST']._serialized_end=2433
-  _globals['_WATCHVOLUMESRESPONSE']._serialized_start=2436
-  _globals['_WATCHVOLUMESRESPONSE']._serialized_end=2575
-  _globals['_UPDATEVOLUMEREQUEST']._serialized_start=2578
-  _globals['_UPDATEVOLUMEREQUEST']._serialized_end=2746
-  _globals['_DELETEVOLUMEREQUEST']._serialized_start=2749
-  _globals['_DELETEVOLUMEREQUEST']._serialized_end=2941
-  _globals['_VOLUMES']._serialized_start=2944
-  _globals['_VOLUMES']._serialized_end=3511
+  _globals['_VOLUME']._serialized_end=1508
+  _globals['_VOLUME_SPEC']._serialized_start=835
+  _globals['_VOLUME_SPEC']._serialized_end=1113
+  _globals['_VOLUME_STATUS']._serialized_start=1116
+  _globals['_VOLUME_STATUS']._serialized_end=1356
+  _globals['_VOLUME_LABELSENTRY']._serialized_start=1358
+  _globals['_VOLUME_LABELSENTRY']._serialized_end=1403
+  _globals['_VOLUME_STATE']._serialized_start=1405
+  _globals['_VOLUME_STATE']._serialized_end=1502
+  _globals['_CREATEVOLUMEREQUEST']._serialized_start=1511
+  _globals['_CREATEVOLUMEREQUEST']._serialized_end=1797
+  _globals['_GETVOLUMEREQUEST']._serialized_start=1800
+  _globals['_GETVOLUMEREQUEST']._serialized_end=1933
+  _globals['_LISTVOLUMESREQUEST']._serialized_start=1936
+  _globals['_LISTVOLUMESREQUEST']._serialized_end=2136
+  _globals['_LISTVOLUMESRESPONSE']._serialized_start=2138
+  _globals['_LISTVOLUMESRESPONSE']._serialized_end=2258
+  _globals['_WATCHVOLUMESREQUEST']._serialized_start=2261
+  _globals['_WATCHVOLUMESREQUEST']._serialized_end=2429
+  _globals['_WATCHVOLUMESRESPONSE']._serialized_start=2432
+  _globals['_WATCHVOLUMESRESPONSE']._serialized_end=2571
+  _globals['_UPDATEVOLUMEREQUEST']._serialized_start=2574
+  _globals['_UPDATEVOLUMEREQUEST']._serialized_end=2742
+  _globals['_DELETEVOLUMEREQUEST']._serialized_start=2745
+  _globals['_DELETEVOLUMEREQUEST']._serialized_end=2937
+  _globals['_VOLUMES']._serialized_start=2940
+  _globals['_VOLUMES']._serialized_end=3507
 # @@protoc_insertion_point(module_scope)
