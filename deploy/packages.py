@@ -29,12 +29,14 @@ RUN = {
     "ceph-mgr": "its manager, which counts space",
     "ceph-osd": "its object store",
     "ceph-common": "tools that make Ceph's keys",
+    "e2fsprogs": "mke2fs, which makes the guest image's file system",
     "iproute2": "links and namespaces, to look at by hand",
     "nftables": "nft, to look at packet rules by hand",
 }
 DEVELOP = {
     "iputils-ping": "tests of tenants' networks",
     "iputils-arping": "tests that a guest cannot send with a false address",
+    "binutils": "the assembler of the smallest guest",
     "procps": "tests that look at processes",
 }
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from deploy import etcd_binary, packages
+from deploy.image import build
 from deploy.layout import CHECKOUT
 
 VENV = CHECKOUT / ".venv"
@@ -76,12 +77,13 @@ def main(arguments: list[str]) -> int:
     try:
         packages.install(packages.RUN | (packages.DEVELOP if develop else {}))
         _environment(["run", "develop"] if develop else ["run"])
-        etcd, done = etcd_binary.ensure()
+        etcd, *done = etcd_binary.ensure()
+        done.append(build.ensure()[1])
     except (OSError, subprocess.SubprocessError) as error:
         print(f"setup failed: {error}", file=sys.stderr)
         return 1
-    if done:
-        print(done)
+    for line in filter(None, done):
+        print(line)
     if not etcd.is_good:
         print(f"warning: etcd {etcd.text} is older than 3.5.28: good enough for a lab only (docs/decisions/0002-etcd-server.md)")
     return 0
