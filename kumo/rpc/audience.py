@@ -7,7 +7,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescr
 
 from kumo.errors import Error
 from kumo.rpc.call import Audience
-from kumo.rpc.fields import OPERATOR, TENANT, audience_of, is_own, method_audience
+from kumo.rpc.fields import OPERATOR, TENANT, audience_of, is_own, method_audience, value_type
 from kumo.rpc.walk import M, Plan, compile_plan
 
 
@@ -74,6 +74,6 @@ def _field_names(services: list[ServiceDescriptor]) -> tuple[set[str], set[str]]
         done.add(kind.full_name)
         for field in kind.fields:
             (seen if may_see(field, Audience.TENANT) else hidden).add(field.name)
-            if field.message_type is not None:
-                todo.append(field.message_type)
+            if (below := value_type(field)) is not None:
+                todo.append(below)
     return seen, hidden

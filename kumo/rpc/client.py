@@ -6,7 +6,8 @@ It retries nothing: whether a call may be repeated is known only to whoever make
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 import grpc
 
@@ -54,6 +55,24 @@ def channel(
     made = grpc.ssl_channel_credentials(credentials) if isinstance(credentials, bytes) else credentials.for_channel()
     options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name)]
     return Channel(grpc.aio.secure_channel(address, made, options=options), default_timeout_s)
+
+
+class Cancellable(Protocol):
+    """A call that can be given up."""
+
+    def cancel(self) -> object: ...
+
+
+C = TypeVar("C", bound=Cancellable)
+
+
+@asynccontextmanager
+async def opened(stream: C) -> AsyncIterator[C]:
+    """Cancel `stream` at the end of the block: `async with opened(stub.WatchServers(request)) as changes`."""
+    try:
+        yield stream
+    finally:
+        stream.cancel()
 
 
 class Channel(grpc.aio.Channel):
@@ -133,16 +152,10 @@ class _Streamed:
 
 
 class Stream:
-    """An open stream; leaving the `async for` early needs cancel(), or `async with`."""
+    """An open stream; whoever leaves before its end cancels it (see opened())."""
 
     def __init__(self, call: Any, method: str) -> None:
         self._call, self._method = call, method
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exception: object) -> None:
-        self.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         try:

@@ -13,21 +13,21 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from prometheus_client import Counter, Gauge, Histogram
 
-from kumo.errors import DeadlineExceeded, Error, Internal, PermissionDenied, ResourceExhausted
+from kumo.errors import DeadlineExceeded, Error, Internal, PermissionDenied, ResourceExhausted, Unavailable
 from kumo.ids import new_uid
 from kumo.log import bind, get_logger
 from kumo.rpc.audience import ErrorFilter, visible
 from kumo.rpc.call import CALL, REQUEST_ID_KEY, Audience, Call, Principal
 from kumo.rpc.fields import method_audience
 from kumo.rpc.identity import Context, PrincipalOf
-from kumo.rpc.status import to_status
+from kumo.rpc.status import for_abort, to_status
 from kumo.rpc.validate import Check, InvalidRequest, compile_check
 
 log = get_logger(__name__)
@@ -46,7 +46,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _EXPECTED = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "ABORTED", "CANCELLED"})
 
 Handler = Callable[[Any, Context], Any]
-MethodHandler = grpc.RpcMethodHandler[Any, Any]
+MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ class Interceptor:
         method = _Method(descriptor, handler, public=self._public)
         make: Any = getattr(grpc, f"{_kind(handler.request_streaming)}_{_kind(handler.response_streaming)}_rpc_method_handler")
         inner: Handler = getattr(handler, f"{_kind(handler.request_streaming)}_{_kind(handler.response_streaming)}")
+        if getattr(inner, "__module__", "").endswith("_pb2_grpc"):
+            inner = _unimplemented_stream if handler.response_streaming else _unimplemented
         if handler.response_streaming != inspect.isasyncgenfunction(inner):
             wanted = "an async generator" if handler.response_streaming else "an async function"
             raise TypeError(f"the handler of {method.path} must be {wanted}")
@@ -191,9 +193,12 @@ class Interceptor:
             return request
         return _checked_stream(method.check, request, principal.audience)
 
-    def _failure(self, method: _Method, error: BaseException, principal: Principal | None) -> tuple[str, Any]:
+    def _failure(self, method: _Method, error: BaseException, principal: Principal | None) -> tuple[str, grpc.Status | None]:
         """Return the code to count and the status to send; no status means that the exception itself must go on."""
         call = CALL.get()
+        if isinstance(error, asyncio.CancelledError) and not _is_being_cancelled():
+            # Something that the handler awaited was cancelled. gRPC would send nothing at all, and the caller wait for ever.
+            error = Unavailable("INTERRUPTED", f"{method.name} was interrupted", fix="look whether it happened, then try again")
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             passed = call is not None and call.deadline is not None and call.deadline <= time.monotonic()
             return ("DEADLINE_EXCEEDED" if passed else "CANCELLED"), None
@@ -206,18 +211,32 @@ class Interceptor:
             log.exception("call failed unexpectedly", error=error, incident=incident)
             message = f"an internal error was recorded as incident {incident}"
             shown = Internal("INTERNAL", message, fix="report the incident id to the operators", incident=incident)
-            return "INTERNAL", to_status(shown)
+            return "INTERNAL", for_abort(to_status(shown))
         say = log.info if error.code in _EXPECTED else log.warning
         say("call refused", code=error.code, reason=error.reason, why=error.message)
         violations = error.violations if isinstance(error, InvalidRequest) else ()
         audience = principal.audience if principal is not None else Audience.TENANT
-        return error.code, to_status(self._errors.apply(error, audience), violations=violations)
+        return error.code, for_abort(to_status(self._errors.apply(error, audience), violations=violations))
+
+
+async def _unimplemented(_request: Any, context: Context) -> Message:
+    """Stand in for a method that the servicer left as it was generated."""
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server does not offer the method yet")
+
+
+async def _unimplemented_stream(_request: Any, context: Context) -> AsyncIterator[Message]:
+    yield await _unimplemented(_request, context)
 
 
 async def _checked_stream(check: Check, messages: AsyncIterator[Message], audience: Audience) -> AsyncIterator[Message]:
     async for message in messages:
         check(message, audience)
         yield message
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _request_id(context: Context) -> str:

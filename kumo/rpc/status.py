@@ -44,6 +44,12 @@ def to_status(error: Error, *, violations: Iterable[Violation] = (), **metadata:
     return status_pb2.Status(code=_NUMBERS[error.code], message=error.message, details=details)
 
 
+def for_abort(status: status_pb2.Status) -> grpc.Status:
+    """Return `status` in the form that a servicer context's abort_with_status() takes."""
+    made: grpc.Status = rpc_status.to_status(status)
+    return made
+
+
 def from_rpc_error(error: grpc.aio.AioRpcError) -> Error:
     """Return the error that the other side raised, or the nearest one for what gRPC itself reports."""
     code = error.code().name
