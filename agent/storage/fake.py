@@ -1,0 +1,227 @@
+"""The storage driver without storage: volumes and images are sparse files in a folder, so its state outlives the process.
+
+Hosts of a lab that share the folder share the pool. Clones are copies. What a client of Ceph would hold open is told it by open_as().
+"""
+
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent.storage.driver import DeadClient, FileDisk, ImageOnPool, Usage, WantedVolume
+from agent.storage.owners import mark_from, owner_from
+from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
+from kumo.errors import FailedPrecondition, NotFound
+from storage.block.mark import Mark, mark_of, owner_changed, successor, text_of
+from storage.block.names import volume_name
+
+T = TypeVar("T")
+
+_PIECE_BYTES = 1 << 20
+
+
+class FakeDriver:
+    """One thread does all of it, so every method is atomic to the others; a crash leaves a thing made or not made."""
+
+    def __init__(self, directory: Path, capacity_bytes: int = 1 << 40) -> None:
+        self._directory = directory
+        self._capacity_bytes = capacity_bytes
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fake-storage")
+
+    async def close(self) -> None:
+        self._thread.shutdown(wait=False)
+
+    async def ensure_volume(self, pool: PoolReference, volume: WantedVolume) -> VolumeFacts:
+        return await self._run(lambda: self._ensure_volume(pool, volume))
+
+    def _ensure_volume(self, pool: PoolReference, volume: WantedVolume) -> VolumeFacts:
+        disk = self._volume(pool, volume.uid)
+        if not disk.exists():
+            fresh = disk.with_suffix(".new")
+            if volume.image_uid:
+                image = self._image(pool, volume.image_uid)
+                if not image.exists():
+                    raise NotFound("IMAGE_NOT_FOUND", f"image {volume.image_uid} is not in this pool", image_uid=volume.image_uid)
+                if image.stat().st_size > volume.size_bytes:
+                    raise FailedPrecondition("VOLUME_TOO_SMALL", f"volume {volume.uid} cannot hold image {volume.image_uid}")
+                copy_sparse(image, fresh, lambda _: None)
+            else:
+                fresh.write_bytes(b"")
+            os.truncate(fresh, volume.size_bytes)
+            _write_json(disk.with_suffix(".json"), {"generation": max(1, volume.generation), "image_uid": volume.image_uid})
+            fresh.rename(disk)
+        return self._facts(pool, volume.uid)
+
+    async def delete_volume(self, pool: PoolReference, uid: str) -> None:
+        await self._run(lambda: self._delete_volume(pool, uid))
+
+    def _delete_volume(self, pool: PoolReference, uid: str) -> None:
+        if clients := self._clients(pool, uid):
+            raise FailedPrecondition("VOLUME_IN_USE", f"volume {uid} is open by {', '.join(clients)}", uid=uid, clients=",".join(clients))
+        disk = self._volume(pool, uid)
+        for path in (disk, disk.with_suffix(".json"), disk.with_suffix(".owner")):
+            path.unlink(missing_ok=True)
+
+    async def list_volumes(self, pool: PoolReference) -> list[VolumeFacts]:
+        return await self._run(lambda: [self._facts(pool, disk.stem) for disk in sorted(self._folder(pool, "volumes").glob("*.raw"))])
+
+    async def set_owner(self, pool: PoolReference, uid: str, expected: Owner, owner: Owner) -> Owner:
+        def work() -> Owner:
+            disk = self._volume(pool, uid)
+            if not disk.exists():
+                raise NotFound("VOLUME_NOT_FOUND", f"there is no volume {uid}", uid=uid)
+            after = successor(self._mark(disk) or Mark(), mark_from(expected), mark_from(owner))
+            _write(disk.with_suffix(".owner"), text_of(after).encode())
+            return owner_from(after)
+
+        return await self._run(work)
+
+    async def owner_of(self, pool: PoolReference, uid: str) -> Owner | None:
+        mark = await self._run(lambda: self._mark(self._volume(pool, uid)))
+        return owner_from(mark) if mark is not None and mark.names_somebody else None
+
+    async def disk_source(self, pool: PoolReference, uid: str) -> FileDisk:
+        return FileDisk(self._volume(pool, uid))
+
+    async def client_addresses(self, pool: PoolReference, uid: str) -> list[str]:
+        return await self._run(lambda: self._clients(pool, uid))
+
+    async def lock_owners(self, pool: PoolReference, uid: str) -> list[str]:
+        return await self._run(lambda: self._clients(pool, uid)[:1])
+
+    async def break_dead_lock(self, pool: PoolReference, uid: str, client: DeadClient) -> None:
+        def work() -> None:
+            mark = self._mark(self._volume(pool, uid)) or Mark()
+            if not mark.same_owner(mark_from(client.owner)) or not mark.names_somebody:
+                raise owner_changed(mark, "it is not for this host to break")
+            if not client.proof.holds():
+                raise FailedPrecondition("CLIENT_ALIVE", f"what served volume {uid} is not proven gone", uid=uid)
+            if foreign := [address for address in self._clients(pool, uid)[:1] if address not in client.addresses]:
+                raise FailedPrecondition("LOCK_FOREIGN", f"volume {uid} is locked by {foreign[0]}", uid=uid)
+            self._open_file(pool, uid).unlink(missing_ok=True)
+
+        await self._run(work)
+
+    async def open_as(self, pool: PoolReference, uid: str, address: str) -> None:
+        """Take it that a client at `address` opened the volume; the first to do so holds its lock."""
+        await self._run(lambda: _write_json(self._open_file(pool, uid), [*self._clients(pool, uid), address]))
+
+    async def close_as(self, pool: PoolReference, uid: str, address: str) -> None:
+        """Take it that the client closed it."""
+        await self._run(lambda: _write_json(self._open_file(pool, uid), [one for one in self._clients(pool, uid) if one != address]))
+
+    async def find_image(self, pool: PoolReference, uid: str) -> ImageOnPool | None:
+        return await self._run(lambda: self._find_image(pool, uid))
+
+    def _find_image(self, pool: PoolReference, uid: str) -> ImageOnPool | None:
+        path = self._image(pool, uid)
+        if not path.exists():
+            return None
+        said = json.loads(path.with_suffix(".json").read_text())
+        return ImageOnPool(uid, said["sha256"], said["file_bytes"], path.stat().st_size)
+
+    async def import_image(self, pool: PoolReference, image: ImageOnPool, path: Path, progress: Callable[[int], None]) -> None:
+        def work() -> None:
+            target = self._image(pool, image.uid)
+            if target.exists():
+                return
+            fresh = target.with_suffix(f".{secrets.token_hex(4)}.importing")
+            copy_sparse(path, fresh, progress)
+            os.truncate(fresh, image.size_bytes)
+            _write_json(target.with_suffix(".json"), {"sha256": image.sha256, "file_bytes": image.file_bytes})
+            fresh.rename(target)
+
+        await self._run(work)
+
+    async def delete_image(self, pool: PoolReference, uid: str) -> None:
+        def work() -> None:
+            path = self._image(pool, uid)
+            with suppress(FileNotFoundError):
+                path.rename(path.with_suffix(".trash"))
+            path.with_suffix(".json").unlink(missing_ok=True)
+
+        await self._run(work)
+
+    async def usage(self, pool: PoolReference) -> Usage:
+        def work() -> Usage:
+            files = (path for kind in ("volumes", "images") for path in self._folder(pool, kind).iterdir())
+            return Usage(self._capacity_bytes, sum(path.stat().st_blocks * 512 for path in files))
+
+        return await self._run(work)
+
+    async def purge(self, pool: PoolReference) -> None:
+        def work() -> None:
+            volumes = self._folder(pool, "volumes")
+            parents = {json.loads(path.read_text())["image_uid"] for path in volumes.glob("*.json") if path.with_suffix(".raw").exists()}
+            for left in (*volumes.glob("*.new"), *self._folder(pool, "images").glob("*.importing")):
+                left.unlink()
+            for hidden in self._folder(pool, "images").glob("*.trash"):
+                if hidden.stem not in parents:
+                    hidden.unlink()
+
+        await self._run(work)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+
+    def _folder(self, pool: PoolReference, kind: str) -> Path:
+        folder = self._directory / pool.uid / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _volume(self, pool: PoolReference, uid: str) -> Path:
+        return self._folder(pool, "volumes") / f"{uid}.raw"
+
+    def _image(self, pool: PoolReference, uid: str) -> Path:
+        return self._folder(pool, "images") / f"{uid}.raw"
+
+    def _open_file(self, pool: PoolReference, uid: str) -> Path:
+        return self._folder(pool, "open") / f"{uid}.json"
+
+    def _clients(self, pool: PoolReference, uid: str) -> list[str]:
+        path = self._open_file(pool, uid)
+        return [str(address) for address in json.loads(path.read_text())] if path.exists() else []
+
+    def _mark(self, disk: Path) -> Mark | None:
+        path = disk.with_suffix(".owner")
+        return mark_of(path.read_text()) if path.exists() else None
+
+    def _facts(self, pool: PoolReference, uid: str) -> VolumeFacts:
+        disk = self._volume(pool, uid)
+        generation = json.loads(disk.with_suffix(".json").read_text())["generation"]
+        facts = VolumeFacts(uid=uid, backend_name=volume_name(uid), size_bytes=disk.stat().st_size, generation=generation)
+        if (mark := self._mark(disk)) is not None:
+            facts.owner.CopyFrom(owner_from(mark))
+        return facts
+
+
+def copy_sparse(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+    """Copy the data of a file and leave its holes holes. `progress` is told how far it is, in bytes."""
+    with source.open("rb") as reading, target.open("wb") as writing:
+        size_bytes = os.fstat(reading.fileno()).st_size
+        offset = 0
+        while offset < size_bytes:
+            try:
+                offset = os.lseek(reading.fileno(), offset, os.SEEK_DATA)
+            except OSError:
+                break
+            data = os.pread(reading.fileno(), min(_PIECE_BYTES, size_bytes - offset), offset)
+            os.pwrite(writing.fileno(), data, offset)
+            offset += len(data)
+            progress(offset)
+        writing.truncate(size_bytes)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write(path, json.dumps(value).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(content)
+    fresh.rename(path)
