@@ -4,9 +4,7 @@
 .DEFAULT_GOAL := help
 SYSTEM_PYTHON := /usr/bin/python3
 PYTHON := .venv/bin/python
-PACKAGES := $(wildcard kumo storage scheduler controller agent cli deploy bench tests)
-BUF := .venv/bin/buf
-BASELINE := proto/baseline.binpb
+PACKAGES := $(wildcard kumo storage scheduler controller agent cli deploy proto bench tests)
 
 .PHONY: help setup up down purge status logs shell test lint bench proto lock image
 
@@ -43,8 +41,7 @@ lint:  ## style, types, directions of imports, contracts
 	@.venv/bin/ruff format --check --quiet .
 	@$(PYTHON) -m mypy $(PACKAGES)
 	@.venv/bin/lint-imports --no-logo
-	@$(BUF) lint proto
-	@if [ -f $(BASELINE) ]; then $(BUF) breaking proto --against $(BASELINE); fi
+	@$(PYTHON) -m proto.check
 	@$(PYTHON) proto/generate.py --check
 
 bench:  ## run every benchmark, print a table, write bench/results.json
