@@ -1,0 +1,1 @@
+"""Typed tables over etcd for the control plane: intent and status, guarded transactions, mirrors, watches, election."""

@@ -1,0 +1,188 @@
+"""Sends guarded changes to etcd until it is known what became of them, and says which guards did not hold.
+
+An answer that does not come is not a failure: the same transaction is sent again where its guards make a second application
+impossible, and what it wrote is read back. It knows keys and revisions, not records.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from kumo.clock import Clock
+from kumo.store import ops
+from kumo.store.errors import StoreUnreachable, Unknown
+from kumo.store.etcd import kv_pb2
+from kumo.store.etcd import rpc_pb2 as pb
+from kumo.store.interface import EtcdClient
+from kumo.store.metrics import COMMITS
+from kumo.store.record import Etags, stamp
+
+_LISTED = 20
+_C = pb.Compare
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was there when a guard failed: the newest keys of its range, and how many there are."""
+
+    items: Sequence[kv_pb2.KeyValue]
+    count: int
+
+
+Explain = Callable[[Found], Exception]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A compare and what it means when it does not hold."""
+
+    compare: pb.Compare
+    explain: Explain
+
+    def holds(self, found: Found) -> bool:
+        """Decide as etcd does: over a range, of every key in it; an absent key has revision 0 and no value."""
+        compare = self.compare
+        if compare.target == _C.VALUE:
+            return bool(found.items) and all(item.value == compare.value for item in found.items)
+        name = "create_revision" if compare.target == _C.CREATE else "mod_revision"
+        wanted: int = getattr(compare, name)
+        revisions = [int(getattr(item, name)) for item in found.items] or [0]
+        if compare.result == _C.EQUAL:
+            return all(revision == wanted for revision in revisions)
+        if compare.result == _C.GREATER:
+            return all(revision > wanted for revision in revisions)
+        return all(revision < wanted for revision in revisions)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A write by which a lost commit is recognised: it is guarded by its key's revision `before`, so it can happen only once.
+
+    `value` None: the key is deleted.
+    """
+
+    key: bytes
+    before: int
+    value: bytes | None
+
+
+@dataclass(frozen=True)
+class Committed:
+    revision: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Guards that did not hold, with what was found; and what was found under every guarded key."""
+
+    failed: tuple[tuple[Guard, Found], ...]
+    found: dict[bytes, Found]
+    revision: int
+
+
+class Changes:
+    """Guards and operations, in the order they were added; a plain value, so that several can be sent as one."""
+
+    def __init__(self) -> None:
+        self.guards: dict[bytes, Guard] = {}
+        self.operations: list[pb.RequestOp] = []
+        self.written: set[bytes] = set()
+        self.witness: Witness | None = None
+        self.stamped: list[Message] = []
+
+    def require(self, compare: pb.Compare, explain: Explain) -> None:
+        self.guards.setdefault(compare.SerializeToString(), Guard(compare, explain))
+
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
+        self.operations.append(ops.put(key, value, lease))
+        self.written.add(key)
+
+    def delete(self, key: bytes, range_end: bytes = b"") -> None:
+        self.operations.append(ops.delete(key, range_end))
+        self.written.add(key)
+
+    def add(self, other: "Changes") -> None:
+        """Take over all of `other`."""
+        for identity, guard in other.guards.items():
+            self.guards.setdefault(identity, guard)
+        self.operations += other.operations
+        self.written |= other.written
+        self.stamped += other.stamped
+        self.witness = self.witness or other.witness
+
+    @property
+    def cost(self) -> int:
+        """What counts against etcd's limit of operations in a transaction."""
+        return max(len(self.guards), len(self.operations))
+
+
+@dataclass(frozen=True)
+class Committer:
+    """Sends changes to etcd until it is known what became of them."""
+
+    etcd: EtcdClient
+    clock: Clock
+    rng: random.Random
+    etags: Etags
+    timeout_s: float = 4.0
+
+    async def commit(self, changes: Changes) -> Committed | Refused:
+        """Raises Unknown if neither an answer nor a trace could be had in time, StoreFull, StoreUnreachable."""
+        deadline = self.clock.monotonic() + self.timeout_s
+        is_repeated = False
+        while True:
+            try:
+                result = await self._send(changes)
+            except (Unknown, StoreUnreachable) as error:
+                may_have_happened = is_repeated or isinstance(error, Unknown)
+                if changes.witness is None or self.clock.monotonic() > deadline:
+                    COMMITS.labels("unknown" if may_have_happened else "unreachable").inc()
+                    if may_have_happened and not isinstance(error, Unknown):
+                        raise Unknown(error.message) from error
+                    raise
+                is_repeated = may_have_happened
+                await self.clock.sleep(self.rng.uniform(0.02, 0.1))
+                continue
+            if isinstance(result, Refused) and is_repeated and (revision := _own_revision(changes.witness, result)):
+                COMMITS.labels("read_back").inc()
+                result = Committed(revision)
+            COMMITS.labels("ok" if isinstance(result, Committed) else "refused").inc()
+            if isinstance(result, Committed):
+                for message in changes.stamped:
+                    stamp(message, self.etags.of(result.revision))
+            return result
+
+    async def _send(self, changes: Changes) -> Committed | Refused:
+        guards = list(changes.guards.values())
+        ranges = {(guard.compare.key, guard.compare.range_end): None for guard in guards}
+        answer = await self.etcd.txn([guard.compare for guard in guards], changes.operations, [_look(*one) for one in ranges])
+        if answer.succeeded:
+            return Committed(answer.header.revision)
+        found = {
+            key: Found(response.response_range.kvs, response.response_range.count)
+            for (key, _), response in zip(ranges, answer.responses, strict=True)
+        }
+        failed = tuple((guard, found[guard.compare.key]) for guard in guards if not guard.holds(found[guard.compare.key]))
+        return Refused(failed, found, answer.header.revision)
+
+
+def _look(key: bytes, range_end: bytes) -> pb.RequestOp:
+    request = pb.RangeRequest(key=key, range_end=range_end)
+    if range_end:
+        request.limit = _LISTED
+        request.sort_target, request.sort_order = pb.RangeRequest.CREATE, pb.RangeRequest.DESCEND
+    return pb.RequestOp(request_range=request)
+
+
+def _own_revision(witness: Witness | None, refused: Refused) -> int:
+    """Return the revision at which an earlier sending of the same changes took effect, or 0 if it did not."""
+    if witness is None or witness.key not in refused.found:
+        return 0
+    items = refused.found[witness.key].items
+    if witness.value is None:
+        return 0 if items else refused.revision
+    if items and items[0].value == witness.value and items[0].mod_revision != witness.before:
+        return int(items[0].mod_revision)
+    return 0

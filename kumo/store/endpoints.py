@@ -1,0 +1,73 @@
+"""Keeps one channel for each etcd endpoint, stays with one as long as it answers, and leaves it for a while when it does not.
+
+Not one channel with round robin: that goes on asking a frozen member every second time.
+"""
+
+import random
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+
+from kumo.clock import Clock
+from kumo.log import get_logger
+from kumo.store.metrics import ENDPOINT_FAULTS
+from kumo.tls import TlsFiles
+
+log = get_logger(__name__)
+
+_QUARANTINE_S = 5.0
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),  # without it a frozen peer is noticed after a minute
+    ("grpc.keepalive_permit_without_calls", 0),  # etcd answers idle pings by closing the connection
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_retries", 0),  # a write must never be sent twice behind our back
+)
+
+
+class Endpoint:
+    """One address of etcd and the channel to it."""
+
+    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+        self.address, self.channel = address, channel
+        self.shunned_until = 0.0
+
+
+class Endpoints:
+    """The pool. `current()` is sticky; `fault()` makes the next call look elsewhere."""
+
+    def __init__(self, addresses: Sequence[str], tls: TlsFiles | None, *, clock: Clock, rng: random.Random, server_name: str = "") -> None:
+        """`server_name` is what the servers' certificates say, where the addresses do not."""
+        options = [*_OPTIONS, *([("grpc.ssl_target_name_override", server_name)] if server_name else [])]
+        credentials = tls.read().for_channel() if tls else None
+        self._all = [
+            Endpoint(a, grpc.aio.secure_channel(a, credentials, options) if credentials else grpc.aio.insecure_channel(a, options))
+            for a in addresses
+        ]
+        self._clock, self._rng = clock, rng
+        self._current = rng.choice(self._all)
+
+    def current(self) -> Endpoint:
+        if self._current.shunned_until > self._clock.monotonic():
+            self._current = min(self._all, key=lambda endpoint: (endpoint.shunned_until, self._rng.random()))
+        return self._current
+
+    def fault(self, endpoint: Endpoint, why: str) -> None:
+        now = self._clock.monotonic()
+        if endpoint.shunned_until <= now:
+            ENDPOINT_FAULTS.inc()
+            log.info("etcd endpoint left", endpoint=endpoint.address, why=why)
+        endpoint.shunned_until = now + _QUARANTINE_S
+
+    def all(self) -> Sequence[Endpoint]:
+        return self._all
+
+    async def close(self) -> None:
+        for endpoint in self._all:
+            await endpoint.channel.close()

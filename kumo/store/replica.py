@@ -1,0 +1,164 @@
+"""The state of one table as a sequence of etcd events makes it: pure, no I/O. A mirror keeps one, and so does a replay."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Generic
+
+from kumo.store.etcd import kv_pb2
+from kumo.store.keys import INTENT, PLACEMENT, STATUS, split_part
+from kumo.store.record import Entry, Indexes, M, fields, index_values
+
+_DELETE = kv_pb2.Event.DELETE
+_PARTS = (INTENT, STATUS, PLACEMENT)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """One record before and after: None where it was not, or is not."""
+
+    before: Entry | None
+    after: Entry | None
+
+    @property
+    def uid(self) -> str:
+        entry = self.after or self.before
+        assert entry is not None
+        return entry.uid
+
+
+@dataclass(frozen=True)
+class Step:
+    """All that happened in a table after revision `since`, up to and with `revision`, ordered by uid.
+
+    A bridge spans a gap in what was seen: it has the net difference of many revisions.
+    """
+
+    since: int
+    revision: int
+    deltas: tuple[Delta, ...]
+    is_bridge: bool = False
+
+
+class Replica(Generic[M]):
+    """Entries by uid and by name, names in order, uids by index value."""
+
+    def __init__(self, message_type: type[M], records_prefix: bytes, indexes: Indexes[M]) -> None:
+        self._type, self._prefix, self._indexes = message_type, records_prefix, indexes
+        self.revision = 0
+        self.entries: dict[str, Entry] = {}
+        self.uid_by_name: dict[str, str] = {}
+        self.names: list[str] = []
+        self._by_index: dict[tuple[str, str], dict[str, None]] = {}
+        # Parts whose intent is not there (yet): a status may come first within one load, never within one revision.
+        self._orphans: dict[str, Entry] = {}
+
+    def load(self, items: Iterable[kv_pb2.KeyValue], revision: int) -> None:
+        """Fill an empty replica with what etcd held at `revision`."""
+        for item in items:
+            self._set_part(item)
+        self.names = sorted(self.uid_by_name)
+        self.revision = revision
+
+    def apply(self, events: Iterable[kv_pb2.Event]) -> Iterator[Step]:
+        """Apply events in order, one revision at a time; each step says what became of the records."""
+        for revision, group in groupby(events, key=lambda event: event.kv.mod_revision):
+            before: dict[str, Entry | None] = {}
+            for event in group:
+                place = split_part(self._prefix, event.kv.key)
+                if place is not None:
+                    before.setdefault(place[0], self.entries.get(place[0]))
+                    self._apply_one(event, place)
+            since, self.revision = self.revision, revision
+            deltas = (Delta(old, self.entries.get(uid)) for uid, old in sorted(before.items()))
+            yield Step(since, revision, tuple(delta for delta in deltas if delta.before is not delta.after))
+
+    def advance(self, revision: int) -> None:
+        """Nothing happened up to `revision`."""
+        self.revision = max(self.revision, revision)
+
+    def difference(self, newer: "Replica[M]") -> Step:
+        """Return what leads from this state to `newer` in one step, with the deletes that nobody saw."""
+        uids = sorted(self.entries.keys() | newer.entries.keys())
+        pairs = ((self.entries.get(uid), newer.entries.get(uid)) for uid in uids)
+        return Step(self.revision, newer.revision, tuple(Delta(old, new) for old, new in pairs if old != new), is_bridge=True)
+
+    def find(self, index: str, value: str) -> list[Entry]:
+        return [self.entries[uid] for uid in self._by_index.get((index, value), ())]
+
+    def by_name(self, name: str) -> Entry | None:
+        uid = self.uid_by_name.get(name)
+        return self.entries.get(uid) if uid is not None else None
+
+    def names_after(self, prefix: str, last: str) -> Iterator[str]:
+        """Names with `prefix` in order, after `last` (from the first one if empty)."""
+        position = bisect_left(self.names, prefix if not last else last + "\0")
+        while position < len(self.names) and self.names[position].startswith(prefix):
+            yield self.names[position]
+            position += 1
+
+    def _apply_one(self, event: kv_pb2.Event, place: tuple[str, str]) -> None:
+        uid, part = place
+        if event.type != _DELETE:
+            self._set_part(event.kv)
+        elif part == INTENT:
+            self._remove(uid)
+        elif uid in self.entries:
+            self._replace(uid, part, b"", 0)
+        else:
+            self._orphans.pop(uid, None)
+
+    def _set_part(self, item: kv_pb2.KeyValue) -> None:
+        place = split_part(self._prefix, item.key)
+        if place is None:
+            return
+        uid, part = place
+        if part in _PARTS:
+            self._replace(uid, part, item.value, item.mod_revision)
+
+    def _replace(self, uid: str, part: str, value: bytes, revision: int) -> None:
+        old = self.entries.get(uid) or self._orphans.pop(uid, None) or Entry(uid, "", b"", 0, b"", 0, b"", 0, ())
+        if part == INTENT:
+            message = self._type.FromString(value)
+            new = old._replace(
+                intent=value, intent_revision=revision, name=fields(message).name, values=index_values(message, self._indexes)
+            )
+        elif part == STATUS:
+            new = old._replace(status=value, status_revision=revision)
+        else:
+            new = old._replace(placement=value, placement_revision=revision)
+        if not new.intent_revision:
+            self._orphans[uid] = new
+            return
+        self.entries[uid] = new
+        if part == INTENT:
+            self._reindex(uid, old.values, new.values)
+            if not old.intent_revision:
+                self._add_name(new.name, uid)
+
+    def _remove(self, uid: str) -> None:
+        old = self.entries.pop(uid, None)
+        self._orphans.pop(uid, None)
+        if old is None:
+            return
+        self._reindex(uid, old.values, ())
+        if self.uid_by_name.get(old.name) == uid:
+            del self.uid_by_name[old.name]
+            position = bisect_left(self.names, old.name)
+            if position < len(self.names) and self.names[position] == old.name:
+                del self.names[position]
+
+    def _add_name(self, name: str, uid: str) -> None:
+        if name not in self.uid_by_name and self.revision:
+            insort(self.names, name)
+        self.uid_by_name[name] = uid
+
+    def _reindex(self, uid: str, old: tuple[tuple[str, str], ...], new: tuple[tuple[str, str], ...]) -> None:
+        for pair in set(old) - set(new):
+            uids = self._by_index[pair]
+            del uids[uid]
+            if not uids:
+                del self._by_index[pair]
+        for pair in sorted(set(new) - set(old)):
+            self._by_index.setdefault(pair, {})[uid] = None

@@ -1,0 +1,1 @@
+"""Generated from proto/store by proto/generate_store.py."""
