@@ -1,0 +1,32 @@
+"""Orders terms, epochs and stamps, as every receiver of commands compares them; what is held and where is the receiver's."""
+
+from kumo.api.type.v1.stamp_pb2 import Epoch, Stamp, Term
+
+
+def term_order(term: Term) -> tuple[str, int]:
+    """Return what terms are compared by; UUIDv7s of incarnations are in order as text."""
+    return term.incarnation, term.create_revision
+
+
+def epoch_order(epoch: Epoch) -> tuple[int, int]:
+    return epoch.cell, epoch.host
+
+
+def behind(stamp: Stamp, held: Stamp | None, largest: Term) -> str | None:
+    """Return which number of `stamp` is behind what is held, or None if the command is to be obeyed.
+
+    The same stamp again is obeyed: applying twice is applying once.
+    """
+    if term_order(stamp.term) < term_order(largest):
+        return "term"
+    if held is None:
+        return None
+    if term_order(stamp.term) < term_order(held.term):
+        return "term"
+    if epoch_order(stamp.epoch) < epoch_order(held.epoch):
+        return "epoch"
+    if stamp.generation < held.generation:
+        return "generation"
+    if term_order(stamp.term) == term_order(held.term) and stamp.sequence < held.sequence:
+        return "sequence"
+    return None
