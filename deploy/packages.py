@@ -38,6 +38,7 @@ DEVELOP = {
     "iputils-arping": "tests that a guest cannot send with a false address",
     "binutils": "the assembler of the smallest guest",
     "procps": "tests that look at processes",
+    "prometheus": "promtool, which judges the names of metrics",
 }
 
 

@@ -89,16 +89,12 @@ def issue(authority: Authority, subject: Subject, now: datetime, lifetime: timed
     return Pem(sign(authority, subject, key.public_key(), now, lifetime), key_pem(key))
 
 
-def issue_for(
-    authority: Authority, identity: Identity, now: datetime, lifetime: timedelta, *, also_dns: Sequence[str] = ()
-) -> Pem:
+def issue_for(authority: Authority, identity: Identity, now: datetime, lifetime: timedelta, *, also_dns: Sequence[str] = ()) -> Pem:
     """Return the leaf of a process, with the names that `identity` stands for and `also_dns`."""
     return issue(authority, Subject(uri=identity.uri, dns=(identity.dns, *also_dns)), now, lifetime)
 
 
-def sign(
-    authority: Authority, subject: Subject, public_key: ec.EllipticCurvePublicKey, now: datetime, lifetime: timedelta
-) -> bytes:
+def sign(authority: Authority, subject: Subject, public_key: ec.EllipticCurvePublicKey, now: datetime, lifetime: timedelta) -> bytes:
     """Return the certificate of somebody else's key, with the authorities below the root, as PEM."""
     names: list[x509.GeneralName] = [x509.DNSName(name) for name in subject.dns]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in subject.addresses]

@@ -6,11 +6,11 @@ The text is made on a thread and kept for a few seconds: five thousand series co
 import asyncio
 import platform
 from asyncio import StreamReader, StreamWriter, to_thread
-from importlib import metadata
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from kumo import VERSION
 from kumo.clock import Clock, SystemClock
 from kumo.log import get_logger
 
@@ -61,7 +61,7 @@ class MetricsServer:
 
     async def run(self, started: asyncio.Event | None = None) -> None:
         """Serve until cancelled; sets `started` once it listens."""
-        BUILD_INFO.labels(self._process, metadata.version("kumo"), platform.python_version()).set(1)
+        BUILD_INFO.labels(self._process, VERSION, platform.python_version()).set(1)
         server = await asyncio.start_server(self._serve, self._host, self._port, limit=8192)
         self._port = server.sockets[0].getsockname()[1]
         if started is not None:

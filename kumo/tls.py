@@ -60,9 +60,7 @@ class Credentials:
 class ServerTls:
     """The credentials of a listener; run() keeps them fresh. Open connections keep what they were opened with."""
 
-    def __init__(
-        self, files: TlsFiles, *, require_client: bool = True, clock: Clock | None = None, check_every_s: float = 30.0
-    ) -> None:
+    def __init__(self, files: TlsFiles, *, require_client: bool = True, clock: Clock | None = None, check_every_s: float = 30.0) -> None:
         """Raises FailedPrecondition if the files cannot be loaded now."""
         self._files = files
         self.require_client = require_client
@@ -129,7 +127,10 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise FailedPrecondition(
-            "CERTIFICATE_UNREADABLE", f"{path}: {error.strerror}", fix="have the certificates made, and readable by this process", file=str(path)
+            "CERTIFICATE_UNREADABLE",
+            f"{path}: {error.strerror}",
+            fix="have the certificates made, and readable by this process",
+            file=str(path),
         ) from error
 
 

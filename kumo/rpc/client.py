@@ -44,9 +44,7 @@ _OPTIONS = (
 )
 
 
-def channel(
-    address: str, credentials: "Credentials | bytes", *, server_name: str, default_timeout_s: float = 30.0
-) -> grpc.aio.Channel:
+def channel(address: str, credentials: "Credentials | bytes", *, server_name: str, default_timeout_s: float = 30.0) -> grpc.aio.Channel:
     """Return a channel to `address` (host:port), whose certificate must be for `server_name`.
 
     `credentials` are this process's own, or the roots alone for a client without a certificate. `default_timeout_s` bounds calls
@@ -122,7 +120,12 @@ class _Answered:
         self._inner, self._method, self._default_timeout_s = inner, method, default_timeout_s
 
     async def __call__(
-        self, request: Any = None, *, timeout: float | None = None, metadata: Iterable[tuple[str, str]] = (), wait_for_ready: bool | None = None
+        self,
+        request: Any = None,
+        *,
+        timeout: float | None = None,
+        metadata: Iterable[tuple[str, str]] = (),
+        wait_for_ready: bool | None = None,
     ) -> Any:
         allowed = _timeout(self._method, self._default_timeout_s if timeout is None else timeout)
         call = self._inner(request, timeout=allowed, metadata=_metadata(metadata), wait_for_ready=wait_for_ready)

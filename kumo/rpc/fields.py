@@ -32,7 +32,7 @@ def audience_of(field: FieldDescriptor) -> int:
     """Return who may see `field`: its own audience, or the default of its message; UNSPECIFIED if neither says."""
     own = field.GetOptions().Extensions[annotations_pb2.audience]
     holder = field.containing_type
-    assert holder is not None, 'an extension has no audience'
+    assert holder is not None, "an extension has no audience"
     default = holder.GetOptions().Extensions[annotations_pb2.default_audience]
     return int(own or default)
 

@@ -48,7 +48,9 @@ class Peers:
         uris = tuple(context.auth_context().get("peer_spiffe_id", ()))
         if len(uris) != 1:
             raise Unauthenticated(
-                "PEER_UNKNOWN", "the connection carries no client certificate with one Kumo identity", fix="dial with the certificate of this process"
+                "PEER_UNKNOWN",
+                "the connection carries no client certificate with one Kumo identity",
+                fix="dial with the certificate of this process",
             )
         known = self._known.get(uris[0])
         if known is None:

@@ -65,8 +65,10 @@ class Server:
         host = address.rpartition(":")[0].strip("[]")
         if not tls.require_client and not _is_loopback(host):
             raise FailedPrecondition(
-                "LISTENER_OPEN", f"{address} is not a loopback address, and callers would need neither token nor certificate",
-                fix="listen on 127.0.0.1 or [::1]", address=address,
+                "LISTENER_OPEN",
+                f"{address} is not a loopback address, and callers would need neither token nor certificate",
+                fix="listen on 127.0.0.1 or [::1]",
+                address=address,
             )
         self._address, self._tls, self._port = address, tls, port
         self._principal_of, self._limits = principal_of, limits
@@ -98,7 +100,10 @@ class Server:
             self.bound_port = self._server.add_secure_port(self._address, self._tls.credentials())
         except RuntimeError as error:
             raise FailedPrecondition(
-                "ADDRESS_TAKEN", f"cannot listen on {self._address}", fix="stop what listens there, or choose another port", address=self._address
+                "ADDRESS_TAKEN",
+                f"cannot listen on {self._address}",
+                fix="stop what listens there, or choose another port",
+                address=self._address,
             ) from error
         await self._server.start()
         await self.set_serving(True)

@@ -133,7 +133,9 @@ def _described(violation: RuleViolation, request: Descriptor) -> Violation:
     proto = violation.proto
     field = path_of(violation)
     what = "its key" if proto.for_key else _shown(violation, request)
-    return Violation(field, f"{field or request.name} is {what}: {proto.message or proto.rule_id}", str(proto.rule_id).upper().replace(".", "_"))
+    return Violation(
+        field, f"{field or request.name} is {what}: {proto.message or proto.rule_id}", str(proto.rule_id).upper().replace(".", "_")
+    )
 
 
 def path_of(violation: RuleViolation) -> str:

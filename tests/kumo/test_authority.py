@@ -138,7 +138,13 @@ def test_a_label_that_cannot_stand_in_a_certificate_is_refused(cell: str) -> Non
 
 @pytest.mark.parametrize(
     "uri",
-    ["", "spiffe://a.local.kumo/agent", "spiffe://a.local.kumo/agent/h1/x", "https://a.local.kumo/agent/h1", "spiffe://a.local.other/agent/h1"],
+    [
+        "",
+        "spiffe://a.local.kumo/agent",
+        "spiffe://a.local.kumo/agent/h1/x",
+        "https://a.local.kumo/agent/h1",
+        "spiffe://a.local.other/agent/h1",
+    ],
 )
 def test_an_identity_of_somebody_else_is_none_of_ours(uri: str) -> None:
     assert Identity.parse(uri) is None

@@ -21,9 +21,7 @@ class Servers(server_pb2_grpc.ServersServicer):
     async def GetServer(self, request: server_pb2.GetServerRequest, context: Any) -> server_pb2.Server:
         return server_pb2.Server(name=request.name)
 
-    async def WatchServers(
-        self, request: server_pb2.WatchServersRequest, context: Any
-    ) -> AsyncIterator[server_pb2.WatchServersResponse]:
+    async def WatchServers(self, request: server_pb2.WatchServersRequest, context: Any) -> AsyncIterator[server_pb2.WatchServersResponse]:
         yield server_pb2.WatchServersResponse(resume_token="1")
         await asyncio.Event().wait()
 

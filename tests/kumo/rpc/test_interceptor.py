@@ -95,9 +95,12 @@ async def test_the_text_of_an_unexpected_exception_never_reaches_a_client_but_th
     answers = raising(ValueError("canary-5e1f"))
     with captured_log() as written:
         async with serving(pki, [SERVERS], answers) as dialled:
-            for method, request in ((GET, ASK), (LIST, server_pb2.ListServersRequest(parent="projects/p")),
-                                    (WATCH, server_pb2.WatchServersRequest(parent="projects/p")),
-                                    (CONSOLE, [server_pb2.AttachConsoleRequest(name=NAME)])):
+            for method, request in (
+                (GET, ASK),
+                (LIST, server_pb2.ListServersRequest(parent="projects/p")),
+                (WATCH, server_pb2.WatchServersRequest(parent="projects/p")),
+                (CONSOLE, [server_pb2.AttachConsoleRequest(name=NAME)]),
+            ):
                 with pytest.raises(Internal) as caught:
                     await call(dialled, method, request)
                 assert isinstance(caught.value.__cause__, grpc.aio.AioRpcError)
@@ -109,7 +112,9 @@ async def test_the_text_of_an_unexpected_exception_never_reaches_a_client_but_th
 
 @pytest.mark.parametrize("cls", [cls for cls in CLASSES if cls is not Internal])
 async def test_an_error_arrives_as_it_was_raised(pki: Pki, cls: type[Error]) -> None:
-    raised = cls("SOME_REASON", "what happened, with 3 of 4", field="server.spec.image", fix="do this", image="projects/p/images/i", count=3)
+    raised = cls(
+        "SOME_REASON", "what happened, with 3 of 4", field="server.spec.image", fix="do this", image="projects/p/images/i", count=3
+    )
     async with serving(pki, [SERVERS], raising(raised)) as dialled:
         for method, request in ((GET, ASK), (WATCH, server_pb2.WatchServersRequest(parent="projects/p"))):
             with pytest.raises(cls) as caught:
@@ -193,11 +198,13 @@ async def test_a_mask_may_name_only_what_a_client_may_change(pki: Pki, path: str
 
 async def test_a_tenant_sees_no_more_than_is_a_tenants_in_answers_lists_and_streams(pki: Pki) -> None:
     original = full_server()
-    answers = Answers({
-        "GetServer": lambda _request: original,
-        "ListServers": lambda _request: server_pb2.ListServersResponse(servers=[original, original]),
-        "WatchServers": lambda _request: [server_pb2.WatchServersResponse(server=original)] * 2,
-    })
+    answers = Answers(
+        {
+            "GetServer": lambda _request: original,
+            "ListServers": lambda _request: server_pb2.ListServersResponse(servers=[original, original]),
+            "WatchServers": lambda _request: [server_pb2.WatchServersResponse(server=original)] * 2,
+        }
+    )
     wanted = full_server()
     for path in ("host", "virt_type", "cell_epoch"):
         wanted.status.ClearField(path)

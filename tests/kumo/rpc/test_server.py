@@ -38,7 +38,12 @@ class Named(server_pb2_grpc.ServersServicer):
 
 def listener(tls: ServerTls, address: str = "127.0.0.1:0", servicer: Named | None = None) -> Server:
     servicer = servicer or Named()  # type: ignore[abstract]  # the rest stays as it was generated
-    server = Server(address, tls, Peers([PeerRule("a", "local")]) if tls.require_client else everyone_is_operator, port=INTERNAL if tls.require_client else PUBLIC)
+    server = Server(
+        address,
+        tls,
+        Peers([PeerRule("a", "local")]) if tls.require_client else everyone_is_operator,
+        port=INTERNAL if tls.require_client else PUBLIC,
+    )
     server.add(server_pb2_grpc.add_ServersServicer_to_server, servicer)
     return server
 
