@@ -10,16 +10,17 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Generic, Protocol, TypeVar, cast
-
-from google.protobuf.message import Message
+from typing import Generic, TypeVar
 
 from agent.state import StateFiles
-from kumo.api.agent.v1 import state_pb2
-from kumo.api.type.v1.stamp_pb2 import Epoch, Stamp, Term
+from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest
+from kumo.api.agent.v1.network_pb2 import ApplyNetworkRequest, ApplyPortRequest
+from kumo.api.agent.v1.state_pb2 import KeptEnd
+from kumo.api.type.v1.stamp_pb2 import Stamp, Term
 from kumo.clock import Clock, SystemClock
 from kumo.errors import FailedPrecondition
 from kumo.log import get_logger
+from kumo.stamps import behind, term_order
 
 log = get_logger(__name__)
 
@@ -28,35 +29,6 @@ COMMIT_WITHIN_S = 60.0
 
 _TERMS = "terms"
 _LARGEST = "largest"
-
-
-def term_order(term: Term) -> tuple[str, int]:
-    """Return what terms are compared by; UUIDv7s of incarnations are in order as text."""
-    return term.incarnation, term.create_revision
-
-
-def epoch_order(epoch: Epoch) -> tuple[int, int]:
-    return epoch.cell, epoch.host
-
-
-def stale(stamp: Stamp, held: Stamp | None, largest: Term) -> str | None:
-    """Return which number of `stamp` is behind what is held, or None if the command is to be obeyed.
-
-    The same stamp again is obeyed: applying twice is applying once.
-    """
-    if term_order(stamp.term) < term_order(largest):
-        return "term"
-    if held is None:
-        return None
-    if term_order(stamp.term) < term_order(held.term):
-        return "term"
-    if epoch_order(stamp.epoch) < epoch_order(held.epoch):
-        return "epoch"
-    if stamp.generation < held.generation:
-        return "generation"
-    if term_order(stamp.term) == term_order(held.term) and stamp.sequence < held.sequence:
-        return "sequence"
-    return None
 
 
 class Terms:
@@ -91,18 +63,8 @@ class Terms:
             raise refusal("term", Stamp(term=term), None, self._largest)
 
 
-class Command(Protocol):
-    """What ApplyServerRequest, ApplyNetworkRequest and ApplyPortRequest have in common: an order about one thing."""
-
-    @property
-    def stamp(self) -> Stamp: ...
-
-    uid: str
-
-    def HasField(self, field_name: str) -> bool: ...
-
-
-C = TypeVar("C", bound=Command)
+# An order about one thing: its stamp, its uid, and what it shall be.
+C = TypeVar("C", ApplyServerRequest, ApplyNetworkRequest, ApplyPortRequest)
 
 
 class Commands(Generic[C]):
@@ -112,17 +74,17 @@ class Commands(Generic[C]):
         self._files = files
         self._kind = kind
         self._ended_kind = f"{kind}-ended"
-        self._type = command_type
+        self._type: type[C] = command_type
         self._terms = terms
         self._clock = clock or SystemClock()
         self._held: dict[str, C] = {}
-        self._ended: dict[str, state_pb2.KeptEnd] = {}
+        self._ended: dict[str, KeptEnd] = {}
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
     def load(self) -> None:
         """Read what is kept. Blocks: for the start of the process."""
-        self._held = cast(dict[str, C], self._files.load(self._kind, cast(type[Message], self._type)))
-        self._ended = self._files.load(self._ended_kind, state_pb2.KeptEnd)
+        self._held = self._files.load(self._kind, self._type)
+        self._ended = self._files.load(self._ended_kind, KeptEnd)
 
     @property
     def held(self) -> Mapping[str, C]:
@@ -140,7 +102,7 @@ class Commands(Generic[C]):
         not_after = time.monotonic() + min(within_s if within_s is not None else COMMIT_WITHIN_S, COMMIT_WITHIN_S)
         async with self._alone(command.uid):
             held = self._held.get(command.uid)
-            number = stale(command.stamp, held.stamp if held else None, self._terms.largest)
+            number = behind(command.stamp, held.stamp if held else None, self._terms.largest)
             if number is not None:
                 raise refusal(number, command.stamp, held.stamp if held else None, self._terms.largest)
             await self._terms.obey(command.stamp.term)
@@ -153,7 +115,7 @@ class Commands(Generic[C]):
 
     async def acknowledge(self, uids: Iterable[str]) -> None:
         """Take it that the leader recorded the ends of `uids`; those that are not held, or shall not go, are passed over."""
-        end = state_pb2.KeptEnd()
+        end = KeptEnd()
         end.acknowledge_time.FromDatetime(self._clock.now())
         for uid in uids:
             async with self._alone(uid):
@@ -161,8 +123,9 @@ class Commands(Generic[C]):
                     await self._files.save(self._ended_kind, uid, end)
                     self._ended[uid] = end
 
-    async def drop_old_tombstones(self) -> None:
-        """Forget what was acknowledged an hour ago or earlier."""
+    async def drop_old_tombstones(self) -> list[str]:
+        """Forget what was acknowledged an hour ago or earlier, and return its uids."""
+        dropped: list[str] = []
         oldest = self._clock.now() - TOMBSTONE_AGE
         for uid, end in list(self._ended.items()):
             if end.acknowledge_time.ToDatetime(oldest.tzinfo) > oldest:
@@ -175,18 +138,19 @@ class Commands(Generic[C]):
                 if self.is_tombstone(uid):
                     await self._files.remove(self._kind, uid)
                     del self._held[uid]
+                    dropped.append(uid)
                 await self._files.remove(self._ended_kind, uid)
                 del self._ended[uid]
+        return dropped
 
     async def _commit(self, command: C, not_after: float) -> None:
-        message = cast(Message, command)
-        kept = type(message).FromString(message.SerializeToString())
+        kept = self._type.FromString(command.SerializeToString())
         try:
             await self._files.save(self._kind, command.uid, kept, not_after=not_after)
         except asyncio.CancelledError:
-            self._held[command.uid] = cast(C, kept)  # the write went through before save() let go
+            self._held[command.uid] = kept  # the write went through before save() let go
             raise
-        self._held[command.uid] = cast(C, kept)
+        self._held[command.uid] = kept
 
     @asynccontextmanager
     async def _alone(self, uid: str) -> AsyncIterator[None]:

@@ -1,0 +1,87 @@
+"""The disks of this host's servers: what a definition says of them, whose they are, who holds them open, and dead clients' locks."""
+
+from agent.compute.driver import Disk, FileSource, Process, RbdSource
+from agent.compute.kept import Clients, KeptServers
+from agent.compute.processes import Processes
+from agent.storage.driver import DeadClient, Disks, RbdDisk
+from agent.storage.proof import BootGone, ProcessGone
+from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest, DesiredDisk
+from kumo.api.agent.v1.state_pb2 import KeptDisk
+from kumo.api.agent.v1.storage_pb2 import Owner
+from kumo.errors import Error, FailedPrecondition
+from kumo.log import get_logger
+
+log = get_logger(__name__)
+
+# The guest finds its disks by it; virtio keeps 20 characters.
+_SERIAL_CHARACTERS = 20
+
+
+class ServerDisks:
+    """The disks of servers on `host`."""
+
+    def __init__(self, host: str, disks: Disks, kept: KeptServers, processes: Processes) -> None:
+        self._host, self._disks, self._kept, self._processes = host, disks, kept, processes
+        self._sources: dict[str, RbdSource | FileSource] = {}
+
+    async def definition_of(self, disk: DesiredDisk) -> Disk:
+        return Disk(await self._source(disk), disk.volume_uid.replace("-", "")[:_SERIAL_CHARACTERS])
+
+    async def _source(self, disk: DesiredDisk) -> RbdSource | FileSource:
+        known = self._sources.get(disk.volume_uid)
+        if known is None:
+            said = await self._disks.disk_source(disk.pool, disk.volume_uid)
+            if isinstance(said, RbdDisk):
+                known = RbdSource(said.pool, said.image, said.monitors, said.user, said.key)
+            else:
+                known = FileSource(str(said.path))
+            self._sources[disk.volume_uid] = known
+        return known
+
+    async def foreign(self, command: ApplyServerRequest) -> str:
+        """Return why a disk is not this server's under the command's epoch; empty if all are."""
+        mine = self._owner(command)
+        for disk in command.desired.disks:
+            try:
+                owner = await self._disks.owner_of(disk.pool, disk.volume_uid)
+            except Error as error:
+                return f"whose disk volume {disk.volume_uid} is cannot be read: {error.message}"
+            if owner is None or not owner.server_uid:
+                return f"volume {disk.volume_uid} has no owner's mark"
+            if owner != mine:
+                there = f"server {owner.server_uid} on {owner.host} at epoch {owner.epoch.cell}.{owner.epoch.host}"
+                return f"the mark of volume {disk.volume_uid} names {there}"
+        return ""
+
+    def _owner(self, command: ApplyServerRequest) -> Owner:
+        return Owner(server_uid=command.uid, host=self._host, epoch=command.stamp.epoch)
+
+    async def keep_clients(self, command: ApplyServerRequest, process: Process) -> None:
+        """Keep on disk who holds the server's disks open now that `process` runs, before it may write."""
+        disks = [
+            KeptDisk(
+                volume_uid=disk.volume_uid, pool=disk.pool, client_addresses=await self._disks.client_addresses(disk.pool, disk.volume_uid)
+            )
+            for disk in command.desired.disks
+        ]
+        await self._kept.keep_clients(command.uid, Clients(process, tuple(disks)))
+
+    async def break_locks(self, command: ApplyServerRequest) -> None:
+        """Take the locks of the process that is kept, which has ended, and forget its clients."""
+        clients = self._kept.clients(command.uid)
+        if clients is None:
+            return
+        process, boot_id = clients.process, self._processes.boot_id
+        proof = ProcessGone(process.pid, process.start_ticks) if process.boot_id == boot_id else BootGone(process.boot_id, boot_id)
+        for disk in clients.disks:
+            if not disk.client_addresses:
+                continue
+            dead = DeadClient(self._owner(command), list(disk.client_addresses), proof)
+            try:
+                await self._disks.break_dead_lock(disk.pool, disk.volume_uid, dead)
+            except FailedPrecondition as error:
+                # The disk went to another, or another holds it: whatever lock there is, it is not this process's any more.
+                if error.reason not in ("OWNER_CHANGED", "LOCK_FOREIGN"):
+                    raise
+                log.warning("lock left alone", server=command.uid, volume=disk.volume_uid, reason=error.reason, why=error.message)
+        await self._kept.forget_clients(command.uid)
