@@ -40,7 +40,8 @@ class ResumingWatch:
         self.id = watch_id
         self.next_revision = start_revision
         self.is_created = False
-        self.parts: list[kv_pb2.Event] = []
+        self._seen_revision = start_revision - 1
+        self._parts: list[kv_pb2.Event] = []
         self._stream = stream
         self._key, self._range_end = key_range
         self._queue: asyncio.Queue[_Item] = asyncio.Queue(_QUEUED_BATCHES)
@@ -58,6 +59,9 @@ class ResumingWatch:
         self._stream.ask_progress()
 
     def request(self) -> rpc_pb2.WatchRequest:
+        """Ask for the watch on a new stream, from where it stopped on the one before."""
+        self.is_created, self._parts = False, []
+        self._seen_revision = self.next_revision - 1
         create = rpc_pb2.WatchCreateRequest(
             key=self._key, range_end=self._range_end, start_revision=self.next_revision, watch_id=self.id, fragment=True
         )
@@ -65,18 +69,18 @@ class ResumingWatch:
 
     async def take(self, events: list[kv_pb2.Event], fragment: bool) -> None:
         """Deliver events once all fragments are here, without those seen before a cut."""
-        self.parts += events
+        self._parts += events
         if fragment:
             return
-        fresh = [event for event in self.parts if event.kv.mod_revision >= self.next_revision]
-        self.parts = []
+        fresh = [event for event in self._parts if event.kv.mod_revision > self._seen_revision]
+        self._parts = []
         if fresh:
-            revision = fresh[-1].kv.mod_revision
-            self.next_revision = revision + 1
+            revision = self._seen_revision = fresh[-1].kv.mod_revision
+            self.next_revision = max(self.next_revision, revision + 1)
             await self._queue.put(Batch(revision, fresh))
 
     async def take_progress(self, revision: int) -> None:
-        if self.is_created and not self.parts and revision >= self.next_revision:
+        if self.is_created and not self._parts and revision >= self.next_revision:
             self.next_revision = revision + 1
             await self._queue.put(Batch(revision, ()))
 
@@ -147,7 +151,6 @@ class WatchStream:
 
     def _create(self, watch: ResumingWatch) -> None:
         assert self._outbox is not None
-        watch.is_created, watch.parts = False, []
         self._pending.append(watch)
         self._outbox.put_nowait(watch.request())
 

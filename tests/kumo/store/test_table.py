@@ -197,7 +197,7 @@ async def test_a_guard_of_the_callers_own_says_what_it_means(plane: Plane) -> No
 
 
 async def test_a_required_record_must_live(plane: Plane) -> None:
-    table = things(plane)
+    things(plane)
     async with plane:
         txn = plane.txn()
         txn.put("x", b"")
