@@ -1,6 +1,7 @@
 """Compiles the contracts below proto/ to Python below kumo/api/, or, with --check, says whether what is there is fresh.
 
-The output depends on the .proto files and on the locked compilers alone. `buf.validate` is generated as
+A field that does not say who may see it, nor its message, does not build. The output depends on the .proto files and on the
+locked compilers alone. `buf.validate` is generated as
 kumo.api.buf.validate, so that Kumo claims no top-level name that is not its own.
 """
 
@@ -12,11 +13,15 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from google.protobuf import descriptor_pb2
+from google.protobuf.unknown_fields import UnknownFieldSet
 from grpc_tools import protoc
 
 PROTO = Path(__file__).resolve().parent
 ROOT = PROTO.parent
 TARGET = Path("kumo/api")
+# kumo.api.audience of fields and kumo.api.default_audience of messages.
+AUDIENCE_OPTION = 50001
 PACKAGE_LINE = '"""Generated from proto/ by proto/generate.py."""\n'
 
 # Python, and its stubs, import buf.validate in these spellings.
@@ -27,10 +32,10 @@ _RENAMES = (
 )
 
 
-def sources() -> list[str]:
-    """Return every .proto file to compile, relative to proto/, in a fixed order."""
-    found = [*PROTO.glob("kumo/**/*.proto"), *PROTO.glob("buf/**/*.proto")]
-    return sorted(path.relative_to(PROTO).as_posix() for path in found)
+def sources(root: Path = PROTO) -> list[str]:
+    """Return every .proto file to compile, relative to `root`, in a fixed order."""
+    found = [*root.glob("kumo/**/*.proto"), *root.glob("buf/**/*.proto")]
+    return sorted(path.relative_to(root).as_posix() for path in found)
 
 
 def includes() -> list[str]:
@@ -54,6 +59,40 @@ def compile_protos(names: list[str], output: Path) -> None:
         raise SystemExit("proto: protoc refused the files named above")
     if with_services and protoc.main(["protoc", *paths, f"--grpc_python_out={output}", *stubs, *with_services]) != 0:
         raise SystemExit("proto: the gRPC plug-ins refused the files named above")
+
+
+def descriptor_set(root: Path = PROTO) -> bytes:
+    """Return every file below `root` and what they import, with comments, as a serialized FileDescriptorSet."""
+    with tempfile.TemporaryDirectory(prefix="kumo-proto-") as folder:
+        output = Path(folder) / "all.binpb"
+        options = [f"-I{root}", *(f"-I{path}" for path in includes()), "--include_imports", "--include_source_info"]
+        if protoc.main(["protoc", *options, f"--descriptor_set_out={output}", *sources(root)]) != 0:
+            raise SystemExit("proto: protoc refused the files named above")
+        return output.read_bytes()
+
+
+def without_audience(descriptors: bytes) -> list[str]:
+    """Return the fields, as file: message.field, that say nothing of who may see them, on messages that say nothing either."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(descriptors)
+    found: list[str] = []
+
+    def look(file: str, message: descriptor_pb2.DescriptorProto, path: str) -> None:
+        if not message.options.map_entry and not _has_option(message.options):
+            found.extend(f"{file}: {path}.{field.name}" for field in message.field if not _has_option(field.options))
+        for inner in message.nested_type:
+            look(file, inner, f"{path}.{inner.name}")
+
+    for file in files.file:
+        if file.package.startswith("kumo.api."):
+            for message in file.message_type:
+                look(file.name, message, message.name)
+    return found
+
+
+def _has_option(options: descriptor_pb2.MessageOptions | descriptor_pb2.FieldOptions) -> bool:
+    """True if the option of Kumo's number is set; read off the wire, because what defines it is only just being compiled."""
+    bare = type(options).FromString(options.SerializeToString())
+    return any(field.field_number == AUDIENCE_OPTION for field in UnknownFieldSet(bare))  # type: ignore[attr-defined]  # the stub forgot
 
 
 def renamed(text: str) -> str:
@@ -107,6 +146,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if kumo/api is not fresh")
     check = parser.parse_args().check
+    silent = without_audience(descriptor_set())
+    for line in silent:
+        print(f"proto: {line} says nothing of who may see it, nor does its message")
+    if silent:
+        return 1
     wanted, have = generated(), existing()
     lines = stale(wanted, have)
     if not check:

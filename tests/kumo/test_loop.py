@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import json
 import logging
 import random
@@ -137,7 +138,7 @@ async def test_back_off_doubles_to_its_most_and_is_forgotten_on_success() -> Non
     async with running(loop):
         loop.add("a")
         await clock.advance(200)
-        gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         for n, gap in enumerate(gaps):
             full = min(30.0, 0.05 * 2**n)
             assert full / 2 <= gap <= full
