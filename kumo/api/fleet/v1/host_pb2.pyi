@@ -139,6 +139,7 @@ class Host(_message.Message):
         VERSIONS_FIELD_NUMBER: _builtins.int
         HEARD_TIME_FIELD_NUMBER: _builtins.int
         SERVER_COUNT_FIELD_NUMBER: _builtins.int
+        CELL_ETAG_FIELD_NUMBER: _builtins.int
         state: Global___Host.State.ValueType
         """Where it is in its life."""
         observed_generation: _builtins.int
@@ -161,6 +162,8 @@ class Host(_message.Message):
         """The version of the agent."""
         server_count: _builtins.int
         """The servers that are placed on it."""
+        cell_etag: _builtins.str
+        """The etag that its cell gave it: the region's copy has another one."""
         @_builtins.property
         def conditions(self) -> _containers.RepeatedCompositeFieldContainer[_condition_pb2.Condition]:
             """What holds and what does not, with reasons."""
@@ -190,10 +193,11 @@ class Host(_message.Message):
             versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
             heard_time: _timestamp_pb2.Timestamp | None = ...,
             server_count: _builtins.int = ...,
+            cell_etag: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["heard_time", b"heard_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "claimed_memory_mib", b"claimed_memory_mib", "claimed_vcpus", b"claimed_vcpus", "conditions", b"conditions", "heard_time", b"heard_time", "memory_mib", b"memory_mib", "observed_generation", b"observed_generation", "server_count", b"server_count", "state", b"state", "vcpus", b"vcpus", "versions", b"versions", "virt_reason", b"virt_reason", "virt_type", b"virt_type"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "cell_etag", b"cell_etag", "claimed_memory_mib", b"claimed_memory_mib", "claimed_vcpus", b"claimed_vcpus", "conditions", b"conditions", "heard_time", b"heard_time", "memory_mib", b"memory_mib", "observed_generation", b"observed_generation", "server_count", b"server_count", "state", b"state", "vcpus", b"vcpus", "versions", b"versions", "virt_reason", b"virt_reason", "virt_type", b"virt_type"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
