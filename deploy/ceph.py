@@ -181,6 +181,9 @@ def services(lab: Lab) -> list[Service]:
             "capabilities": [],
             "no_new_privs": True,
             "nofile": 65536,
+            # A daemon's address holds a number that must differ from that of its former life, and in a PID namespace its pid does not:
+            # without this the monitor takes a restarted OSD for the old one, and nobody talks to it.
+            "env": {"CEPH_USE_RANDOM_NONCE": "1"},
             "stop_signal": stop_signal,
             "stop_timeout_s": stop_timeout_s,
         }

@@ -37,6 +37,10 @@ def _paths(lab: Lab) -> Iterator[Problem]:
     if len(str(lab.state)) > LONGEST_STATE:
         because = f"{lab.state} has {len(str(lab.state))} characters; sockets below it would pass the kernel's limit"
         yield Problem("the path of the state directory is too long", because, f"use at most {LONGEST_STATE} characters")
+    for parent in lab.state.parents:
+        if parent.exists() and not parent.stat().st_mode & 0o001:
+            because = f"{parent} can be entered by its owner alone, and etcd, Ceph, QEMU and the controller run as users of their own"
+            yield Problem("the state directory cannot lie there", because, "KUMO_STATE=/var/lib/kumo make up")
     for hidden in ("/run", "/var/run", "/proc", "/sys", "/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt"):
         if lab.state.is_relative_to(hidden):
             yield Problem(
