@@ -33,9 +33,8 @@ def status(lab: Lab) -> int:
     print(f"{'NAME':18}{'STATE':10}{'PID':>8}{'USER':>8}{'UP':>10}{'STARTS':>8}{'PSS MiB':>10}")
     for one in answer["services"]:
         pid = inside.get(one["pid"], 0)
-        print(
-            f"{one['name']:18}{one['state']:10}{pid or '-':>8}{one['uid']:>8}{one['up_s']:>9.0f}s{one['starts']:>8}{_memory_mib(pid):>10.1f}"
-        )
+        left = f"{one['name']:18}{one['state']:10}{pid or '-':>8}{one['uid']:>8}"
+        print(f"{left}{one['up_s']:>9.0f}s{one['starts']:>8}{_memory_mib(pid):>10.1f}")
     return 0 if all(one["state"] == "running" for one in answer["services"]) else 1
 
 

@@ -27,12 +27,13 @@ class Problem:
 
 
 def _paths(lab: Lab) -> Iterator[Problem]:
-    for name, path in (("state directory", lab.state), ("checkout", CHECKOUT)):
+    moves = {"state directory": (lab.state, "KUMO_STATE=/var/lib/kumo make up"), "checkout": (CHECKOUT, "move it")}
+    for name, (path, move) in moves.items():
         if any(character.isspace() or character in "\"',:%$" for character in str(path)):
             yield Problem(
                 f"the path of the {name} cannot be used",
                 f"{str(path)!r} has a space or a character that Ceph and libvirt split paths at",
-                f"use a path of letters, digits, '-', '_', '.' and '/': {'KUMO_STATE=/var/lib/kumo make up' if path == lab.state else 'move it'}",
+                f"use a path of letters, digits, '-', '_', '.' and '/': {move}",
             )
     if len(str(lab.state)) > LONGEST_STATE:
         because = f"{lab.state} has {len(str(lab.state))} characters; sockets below it would pass the kernel's limit"

@@ -51,15 +51,15 @@ def foreign_things() -> Iterator[None]:
     )
     for command in make:
         subprocess.run(command.split(), check=True, timeout=20)
-    process = subprocess.Popen(
-        ["ip", "netns", "exec", "foreign", "sh", "-c", "echo on; while :; do sleep 1000; done"], stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen(["ip", "netns", "exec", "foreign", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert process.stdin is not None
     assert process.stdout is not None
-    process.stdout.readline()
+    process.stdin.write(b"?")
+    process.stdout.read(1)  # now it is `cat` in the namespace
     try:
         yield
     finally:
-        process.kill()
+        process.stdin.close()
         process.wait()
         process.stdout.close()
         for command in ("ip netns del foreign", "nft delete table inet filter", "ip link del virbr0"):

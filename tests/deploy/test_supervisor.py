@@ -30,7 +30,7 @@ class Host:
 
     def start(self) -> None:
         space = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "--"]
-        program = ["/usr/bin/python3", "-I", "-S", CHECKOUT / "deploy" / "supervisor.py", self.lab.services]
+        program = ["/usr/bin/python3", "-I", "-S", str(CHECKOUT / "deploy" / "supervisor.py"), str(self.lab.services)]
         self.process = subprocess.Popen([*space, *program])
         wait_for("the supervisor", lambda: control.is_up(self.lab), 20)
 
