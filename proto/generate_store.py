@@ -1,4 +1,4 @@
-"""Compiles the store's protos (etcd's own, the store's, one noun for its tests) to Python beside its code; with --check, says whether that is fresh.
+"""Compiles the protos of the store (etcd's own, the store's, one noun for its tests) to Python; with --check, says whether that is fresh.
 
 etcd's protos can be taken anew out of Debian's source package (--import golang-etcd-server-dev_*.deb). Two things make the
 result safe beside any other etcd client in one process: what only etcd's Go build needs is cut out, and the proto packages
@@ -9,6 +9,7 @@ names, which kumo/store/client.py spells out.
 import argparse
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def generated() -> dict[Path, str]:
         for package, sources in SOURCES.items():
             include = [f"--proto_path={package}={FOLDERS[package]}", f"--proto_path={Path(protoc.__file__).parent / '_proto'}"]
             names = [f"{package}/{name}.proto" for name in sources]
-            if protoc.main(["protoc", *include, f"--python_out={folder}", f"--pyi_out={folder}", *names]) != 0:
+            plugin = f"--plugin=protoc-gen-mypy={Path(sys.executable).parent / 'protoc-gen-mypy'}"
+            if protoc.main(["protoc", *include, plugin, f"--python_out={folder}", f"--mypy_out=quiet:{folder}", *names]) != 0:
                 raise SystemExit(f"proto: protoc refused {', '.join(names)}")
             for path in sorted((Path(folder) / package).iterdir()):
                 files[path.relative_to(folder)] = path.read_text()

@@ -217,9 +217,9 @@ class Etcd:
         return answer
 
     def _check_cluster(self, answer: Message) -> None:
-        header: pb.ResponseHeader = answer.header  # type: ignore[attr-defined]  # every answer of etcd has one
+        header: pb.ResponseHeader = answer.header  # type: ignore[attr-defined]  # every answer of etcd has one, if not always filled
         self._cluster_id = self._cluster_id or header.cluster_id
-        if header.cluster_id != self._cluster_id:
+        if header.cluster_id and header.cluster_id != self._cluster_id:
             raise StoreReplaced(self._cluster_id, header.cluster_id)
 
 

@@ -165,6 +165,8 @@ class Committer:
             for (key, _), response in zip(ranges, answer.responses, strict=True)
         }
         failed = tuple((guard, found[guard.compare.key]) for guard in guards if not guard.holds(found[guard.compare.key]))
+        if not failed:
+            raise RuntimeError("etcd refused a transaction whose guards hold")
         return Refused(failed, found, answer.header.revision)
 
 

@@ -6,7 +6,7 @@ A plane's transactions never span another plane, even in the same etcd.
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from kumo.errors import FailedPrecondition
 from kumo.ids import new_uid
 from kumo.log import get_logger
 from kumo.store import ops
-from kumo.store.commit import Committer
+from kumo.store.commit import Changes, Committed, Committer, Refused
 from kumo.store.election import Election
 from kumo.store.etcd import kv_pb2, rpc_pb2
 from kumo.store.interface import EtcdClient
@@ -63,7 +63,7 @@ class Plane:
         self._tokens = Tokens(identity.incarnation, identity.token_key)
         self._committer = Committer(etcd, sources.clock, sources.rng, self.etags)
         self._tables: dict[str, Table[Any]] = {}
-        self._running: list[asyncio.Task[None]] = []
+        self._running: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self.election = Election(
             etcd, self.keys.raw("lead"), self.incarnation, caught_up=self.caught_up, clock=sources.clock, rng=sources.rng
@@ -94,15 +94,22 @@ class Plane:
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         for table in self._tables.values():
-            self._running.append(self._tasks.create_task(table.mirror.run()))
+            self.start(table.mirror.run())
         return self
 
     async def __aexit__(self, *reason: object) -> None:
         tasks, self._tasks = self._tasks, None
-        for mirror in self._running:
-            mirror.cancel()
+        for task in list(self._running):
+            task.cancel()
         if tasks is not None:
             await tasks.__aexit__(None, None, None)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` as a task of the plane, which ends with it. Only inside the plane's context."""
+        assert self._tasks is not None, "the plane is not entered"
+        task = self._tasks.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     def table(
         self,
@@ -125,12 +132,16 @@ class Plane:
         table = Table(layout, mirror, keys=self.keys, etags=self.etags, tokens=self._tokens, clock=self._sources.clock)
         self._tables[layout.name] = table
         if self._tasks is not None:
-            self._running.append(self._tasks.create_task(mirror.run()))
+            self.start(mirror.run())
         return table
 
     def txn(self, *, fence: Term | None = None) -> Txn:
         """Begin a transaction; with `fence`, it is refused (Deposed) unless that term still leads."""
         return Txn(self.keys, self._committer, fence=fence)
+
+    async def send(self, changes: Changes) -> Committed | Refused:
+        """Commit changes that were put together from several transactions; for kumo.store.usage."""
+        return await self._committer.commit(changes)
 
     async def read(self, key: str) -> kv_pb2.KeyValue | None:
         """Return a raw key, relative to the prefix, as etcd has it now."""

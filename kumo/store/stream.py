@@ -229,7 +229,7 @@ class WatchStream:
 
     async def _is_other_cluster(self, cluster_id: int) -> bool:
         self._cluster_id = self._cluster_id or cluster_id
-        if cluster_id == self._cluster_id:
+        if cluster_id in (0, self._cluster_id):
             return False
         for watch in list(self._watches.values()):
             self._watches.pop(watch.id, None)

@@ -55,7 +55,7 @@ class Tokens:
     def _signature(self, body: bytes) -> bytes:
         return hmac.digest(self._key, body, "sha256")[:_SIGNATURE_BYTES]
 
-    def _read(self, text: str, kind: "values_pb2.Token.Kind", scope: str, field: str) -> values_pb2.Token:
+    def _read(self, text: str, kind: "values_pb2.Token.Kind.ValueType", scope: str, field: str) -> values_pb2.Token:
         invalid = InvalidArgument(f"{field.upper()}_INVALID", f"{field} is not one that this list gave out", field=field, fix="start anew")
         try:
             # Strict: two spellings of one token would be one too many.
