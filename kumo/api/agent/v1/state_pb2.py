@@ -27,7 +27,7 @@ from kumo.api.agent.v1 import storage_pb2 as kumo_dot_api_dot_agent_dot_v1_dot_s
 from kumo.api import annotations_pb2 as kumo_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkumo/api/agent/v1/state.proto\x12\x11kumo.api.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkumo/api/agent/v1/storage.proto\x1a\x1akumo/api/annotations.proto\"F\n\x0bKeptProcess\x12\x0f\n\x07\x62oot_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12\x13\n\x0bstart_ticks\x18\x03 \x01(\x03:\x04\x88\xb5\x18\x03\"a\n\x0bKeptReboots\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\r\n\x05\x62\x65gun\x18\x02 \x01(\x03\x12/\n\x07process\x18\x03 \x01(\x0b\x32\x1e.kumo.api.agent.v1.KeptProcess:\x04\x88\xb5\x18\x03\"p\n\x0bKeptClients\x12/\n\x07process\x18\x01 \x01(\x0b\x32\x1e.kumo.api.agent.v1.KeptProcess\x12*\n\x05\x64isks\x18\x02 \x03(\x0b\x32\x1b.kumo.api.agent.v1.KeptDisk:\x04\x88\xb5\x18\x03\"n\n\x08KeptDisk\x12\x12\n\nvolume_uid\x18\x01 \x01(\t\x12.\n\x04pool\x18\x02 \x01(\x0b\x32 .kumo.api.agent.v1.PoolReference\x12\x18\n\x10\x63lient_addresses\x18\x03 \x03(\t:\x04\x88\xb5\x18\x03\"E\n\x07KeptEnd\x12\x34\n\x10\x61\x63knowledge_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkumo/api/agent/v1/state.proto\x12\x11kumo.api.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkumo/api/agent/v1/storage.proto\x1a\x1akumo/api/annotations.proto\"F\n\x0bKeptProcess\x12\x0f\n\x07\x62oot_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12\x13\n\x0bstart_ticks\x18\x03 \x01(\x03:\x04\x88\xb5\x18\x03\"a\n\x0bKeptReboots\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\r\n\x05\x62\x65gun\x18\x02 \x01(\x03\x12/\n\x07process\x18\x03 \x01(\x0b\x32\x1e.kumo.api.agent.v1.KeptProcess:\x04\x88\xb5\x18\x03\"p\n\x0bKeptClients\x12/\n\x07process\x18\x01 \x01(\x0b\x32\x1e.kumo.api.agent.v1.KeptProcess\x12*\n\x05\x64isks\x18\x02 \x03(\x0b\x32\x1b.kumo.api.agent.v1.KeptDisk:\x04\x88\xb5\x18\x03\"n\n\x08KeptDisk\x12\x12\n\nvolume_uid\x18\x01 \x01(\t\x12.\n\x04pool\x18\x02 \x01(\x0b\x32 .kumo.api.agent.v1.PoolReference\x12\x18\n\x10\x63lient_addresses\x18\x03 \x03(\t:\x04\x88\xb5\x18\x03\"E\n\x07KeptEnd\x12\x34\n\x10\x61\x63knowledge_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x03\"\x9f\x01\n\tKeptImage\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12\x16\n\x0ereceived_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12/\n\x0b\x63hange_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +44,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEPTDISK']._serialized_options = b'\210\265\030\003'
   _globals['_KEPTEND']._loaded_options = None
   _globals['_KEPTEND']._serialized_options = b'\210\265\030\003'
+  _globals['_KEPTIMAGE']._loaded_options = None
+  _globals['_KEPTIMAGE']._serialized_options = b'\210\265\030\003'
   _globals['_KEPTPROCESS']._serialized_start=146
   _globals['_KEPTPROCESS']._serialized_end=216
   _globals['_KEPTREBOOTS']._serialized_start=218
@@ -54,4 +56,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEPTDISK']._serialized_end=541
   _globals['_KEPTEND']._serialized_start=543
   _globals['_KEPTEND']._serialized_end=612
+  _globals['_KEPTIMAGE']._serialized_start=615
+  _globals['_KEPTIMAGE']._serialized_end=774
 # @@protoc_insertion_point(module_scope)

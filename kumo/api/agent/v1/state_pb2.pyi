@@ -172,3 +172,47 @@ class KeptEnd(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KeptEnd: _TypeAlias = KeptEnd  # noqa: Y015
+
+@_typing.final
+class KeptImage(_message.Message):
+    """What is staged of an image on this host, or why it was refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """The declared size of its file in bytes."""
+    received_bytes: _builtins.int
+    """The bytes that are kept for certain; the file may be longer by what a crash left."""
+    sha256: _builtins.str
+    """The SHA-256 of the whole file, once all has arrived."""
+    reason: _builtins.str
+    """Why it was refused, as one constant word; nothing is staged then."""
+    message: _builtins.str
+    """Why it was refused, as a sentence."""
+    @_builtins.property
+    def change_time(self) -> _timestamp_pb2.Timestamp:
+        """When bytes last came; what is abandoned is removed."""
+
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+        received_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        change_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "message", b"message", "reason", b"reason", "received_bytes", b"received_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptImage: _TypeAlias = KeptImage  # noqa: Y015
