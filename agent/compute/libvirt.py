@@ -307,8 +307,8 @@ def _translated(error: Any) -> Error:
     code, message = error.get_error_code(), str(error.get_error_message())
     if code == libvirt.VIR_ERR_NO_DOMAIN:
         return NotFound("SERVER_NOT_DEFINED", message)
-    lost = (libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_SYSTEM_ERROR)
-    if code in (*lost, libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_AGENT_UNRESPONSIVE):
+    lost = code in (libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN)
+    if lost or error.get_error_domain() == libvirt.VIR_FROM_RPC:
         return Unavailable("LIBVIRT_AWAY", message, fix="look whether libvirtd runs")
     return FailedPrecondition("LIBVIRT_REFUSED", message, fix="look at what libvirt says", code=code)
 

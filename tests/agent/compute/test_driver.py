@@ -1,0 +1,169 @@
+"""What the agent relies on of a hypervisor, proven of libvirt with QEMU and of its twin alike."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.compute.console import ConsoleLogs
+from agent.compute.driver import Definition
+from agent.compute.fake import FakeHypervisor
+from kumo.errors import NotFound
+from tests.agent.compute.conftest import Bench, running_bench
+from tests.libvirt_host import LibvirtHost
+
+
+async def started(bench: Bench) -> Definition:
+    definition = bench.definition()
+    await bench.hypervisor.define(definition)
+    await bench.hypervisor.start(definition)
+    await bench.hypervisor.resume(definition.uid)
+    return definition
+
+
+async def printed(bench: Bench, uid: str, text: bytes) -> None:
+    """Return once the console of `uid` has printed `text`."""
+    logs = ConsoleLogs(bench.consoles)
+    seen = b""
+    async for piece in logs.read(uid, follow=True):
+        seen += piece
+        if text in seen:
+            return
+
+
+async def test_what_was_defined_is_found_with_its_owner(bench: Bench) -> None:
+    definition = bench.definition(generation=7, epoch=(2, 5))
+    assert await bench.hypervisor.look(definition.uid) is None
+    await bench.hypervisor.define(definition)
+    domain = await bench.hypervisor.look(definition.uid)
+    assert domain is not None
+    assert (domain.generation, domain.epoch, domain.process) == (7, (2, 5), None)
+    assert domain.digest == bench.hypervisor.digest_of(definition)
+    assert await bench.hypervisor.list_uids() == [definition.uid]
+
+
+async def test_a_definition_that_differs_has_another_digest(bench: Bench) -> None:
+    definition = bench.definition()
+    other = bench.definition(definition.uid, memory_mib=32, project_uid=definition.project_uid)
+    assert bench.hypervisor.digest_of(definition) != bench.hypervisor.digest_of(other)
+
+
+async def test_a_server_waits_after_its_start_and_runs_when_resumed(bench: Bench) -> None:
+    definition = bench.definition()
+    await bench.hypervisor.define(definition)
+    await bench.hypervisor.start(definition)
+    waiting = await bench.running(definition.uid)
+    assert waiting.paused and waiting.virt_type == "qemu"
+    await bench.hypervisor.start(definition)
+    await bench.hypervisor.resume(definition.uid)
+    domain = await bench.running(definition.uid)
+    assert not domain.paused and domain.process == waiting.process
+    await printed(bench, definition.uid, b"stub ready")
+    assert definition.uid in bench.changes
+
+
+async def test_a_redefined_server_keeps_its_process(bench: Bench) -> None:
+    definition = await started(bench)
+    before = await bench.running(definition.uid)
+    other = Definition(**(definition.__dict__ | {"memory_mib": 32, "generation": 2}))
+    await bench.hypervisor.define(other)
+    after = await bench.running(definition.uid)
+    assert after.process == before.process
+    assert (after.generation, after.digest) == (2, bench.hypervisor.digest_of(other))
+
+
+async def test_a_guest_that_is_asked_to_stop_switches_itself_off(bench: Bench) -> None:
+    definition = await started(bench)
+    await printed(bench, definition.uid, b"stub ready")
+    await bench.hypervisor.ask_to_stop(definition.uid)
+
+    async def off() -> bool:
+        domain = await bench.hypervisor.look(definition.uid)
+        return domain is not None and domain.process is None
+
+    await bench.until("the guest is off", off)
+    await printed(bench, definition.uid, b"stub off")
+
+
+async def test_power_is_cut_at_once_and_twice_does_no_harm(bench: Bench) -> None:
+    definition = await started(bench)
+    process = (await bench.running(definition.uid)).process
+    await bench.hypervisor.cut_power(definition.uid)
+    domain = await bench.hypervisor.look(definition.uid)
+    assert domain is not None and domain.process is None
+    assert process is not None and bench.processes.is_gone(process)
+    await bench.hypervisor.cut_power(definition.uid)
+
+
+async def test_a_process_that_dies_is_noticed_and_leaves_its_definition(bench: Bench) -> None:
+    definition = await started(bench)
+    first = (await bench.running(definition.uid)).process
+    bench.changes.clear()
+    await bench.end_guest(definition.uid)
+
+    async def told() -> bool:
+        domain = await bench.hypervisor.look(definition.uid)
+        return definition.uid in bench.changes and domain is not None and domain.process is None
+
+    await bench.until("its end is told", told)
+    await bench.hypervisor.start(definition)
+    second = (await bench.running(definition.uid)).process
+    assert second is not None and second != first
+
+
+async def test_nothing_is_left_of_what_was_undefined(bench: Bench) -> None:
+    definition = bench.definition()
+    await bench.hypervisor.define(definition)
+    await bench.hypervisor.undefine(definition.uid)
+    await bench.hypervisor.undefine(definition.uid)
+    assert await bench.hypervisor.look(definition.uid) is None
+    with pytest.raises(NotFound):
+        await bench.hypervisor.start(definition)
+
+
+async def test_what_is_typed_reaches_the_guest(bench: Bench) -> None:
+    definition = await started(bench)
+    await printed(bench, definition.uid, b"stub ready")
+    console = await bench.hypervisor.open_console(definition.uid)
+    await console.send(b"q")
+    await printed(bench, definition.uid, b"q")
+    await console.send(b"X")
+    await printed(bench, definition.uid, b"stub off")
+
+    async def ended() -> bool:
+        return console.closed or not await still_takes(console)
+
+    async def still_takes(open_console: object) -> bool:
+        await console.send(b"a")
+        return not console.closed
+
+    await bench.until("the way in is closed", ended)
+
+
+async def test_a_hypervisor_keeps_its_servers_while_the_agent_is_away(bench: Bench, tmp_path: Path) -> None:
+    definition = await started(bench)
+    process = (await bench.running(definition.uid)).process
+    async with running_bench("again", bench.host, tmp_path) as again:
+        assert (await again.running(definition.uid)).process == process
+
+
+async def test_a_fake_guest_ends_with_its_boot(tmp_path: Path) -> None:
+    first = FakeHypervisor(tmp_path / "fake.json", "boot 1", tmp_path)
+    bench = Bench(first, None, tmp_path, None, tmp_path)  # type: ignore[arg-type]  # no processes are looked at
+    definition = await started(bench)
+    domain = await FakeHypervisor(tmp_path / "fake.json", "boot 2", tmp_path).look(definition.uid)
+    assert domain is not None and domain.process is None
+
+
+async def test_the_agent_finds_libvirt_again_when_it_comes_back(libvirt_host: LibvirtHost, tmp_path: Path) -> None:
+    async with running_bench("libvirt", libvirt_host, tmp_path) as bench:
+        definition = await started(bench)
+        process = (await bench.running(definition.uid)).process
+        bench.changes.clear()
+        libvirt_host.kill_libvirtd()
+
+        async def back() -> bool:
+            return bench.changes.count(None) >= 2
+
+        await bench.until("libvirt is back", back)
+        assert (await bench.running(definition.uid)).process == process
+        await bench.hypervisor.cut_power(definition.uid)
