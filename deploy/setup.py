@@ -44,13 +44,12 @@ def _environment(kinds: list[str]) -> None:
     if not (VENV / "bin" / "python").exists():
         shutil.rmtree(VENV, ignore_errors=True)
         subprocess.run(["/usr/bin/python3", "-m", "venv", "--system-site-packages", VENV], check=True, timeout=120)
-    command: list[str | Path] = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    command: list[str | Path] = [VENV / "bin" / "python", "-m", "pip", "install", "-qq", "--no-deps", "--require-hashes"]
     command += ["--disable-pip-version-check", "--only-binary=:all:"]
     for kind in kinds:
         command += ["-r", LOCKS[kind]]
-    # Only the package index decides what is installed, not what this machine's pip is configured to prefer.
-    environment = {key: value for key, value in os.environ.items() if key not in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL")}
-    subprocess.run(command, check=True, env=environment, timeout=1800)
+    # Wherever this machine's pip is configured to look, the digests decide what is taken.
+    subprocess.run(command, check=True, timeout=1800)
     # The checkout itself is found without being installed, so that a change needs no second installation.
     site = next((VENV / "lib").glob("python3*/site-packages"))
     (site / "kumo-checkout.pth").write_text(f"{CHECKOUT}\n")
