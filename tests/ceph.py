@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,12 +93,3 @@ def running_ceph() -> Iterator[Ceph]:
         for process in started.values():
             process.wait()
         shutil.rmtree(state)
-
-
-def until(check: Any, limit_s: float = 20.0) -> None:
-    """Wait until `check()` is true. Raises TimeoutError."""
-    end = time.monotonic() + limit_s
-    while not check():
-        if time.monotonic() > end:
-            raise TimeoutError("it did not become true")
-        time.sleep(0.02)

@@ -2,22 +2,52 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import grpc
 import pytest
 import rbd
 
+from agent.stamps import Terms
+from agent.state import StateFiles
+from agent.storage.checks import ImageChecks, ImageLimits
 from agent.storage.driver import ImageOnPool, StorageDriver
 from agent.storage.fake import FakeDriver
+from agent.storage.imports import ImageImports
 from agent.storage.rbd import RbdDriver
-from kumo.api.agent.v1.storage_pb2 import PoolReference
+from agent.storage.sandbox import Sandbox
+from agent.storage.service import Storage
+from agent.storage.staging import Staging, StagingLimits
+from kumo.api.agent.v1 import storage_pb2_grpc
+from kumo.api.agent.v1.storage_pb2 import (
+    DeleteImageRequest,
+    DescribeImageRequest,
+    ImageFacts,
+    ImportImageRequest,
+    PoolReference,
+    UploadHead,
+    UploadImageRequest,
+)
+from kumo.api.type.v1.stamp_pb2 import Stamp, Term
 from kumo.ids import new_uid
+from kumo.rpc.client import channel
+from kumo.rpc.identity import PeerRule, Peers
+from kumo.rpc.server import INTERNAL, Server
 from storage.block.names import volume_name
 from storage.rados import Access
 from tests.ceph import Ceph
+from tests.pki import Pki
+
+
+async def until(check: Callable[[], Awaitable[object]], limit_s: float = 20.0) -> None:
+    """Wait until `check()` says something true."""
+    async with asyncio.timeout(limit_s):
+        while not await check():  # noqa: ASYNC110  # what is waited for has no event to hand out
+            await asyncio.sleep(0.01)
 
 
 class World(Protocol):
@@ -152,3 +182,92 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 @pytest.fixture
 def some_file(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "some.raw"
+
+
+@dataclass
+class Desk:
+    """A storage servicer behind a real listener, and the leader's side of it."""
+
+    stub: "storage_pb2_grpc.StorageAsyncStub"
+    pool: PoolReference
+    staging: Staging
+    service: Storage
+    incarnation: str
+    sequence: int = 0
+
+    def stamp(self, *, revision: int = 7, generation: int = 1) -> Stamp:
+        self.sequence += 1
+        return Stamp(term=Term(incarnation=self.incarnation, create_revision=revision), sequence=self.sequence, generation=generation)
+
+    def begin_upload(self) -> Any:
+        """The generated types do not know that reading may end, and so call what is read an object."""
+        return self.stub.UploadImage()
+
+    async def upload(self, uid: str, content: bytes, *, size_bytes: int = 0, piece_bytes: int = 1 << 20) -> int:
+        """Upload from where the first answer says, and return what is kept at the end."""
+        call = self.begin_upload()
+        await call.write(UploadImageRequest(head=UploadHead(stamp=self.stamp(), uid=uid, size_bytes=size_bytes or len(content))))
+        received: int = (await call.read()).received_bytes
+        for offset in range(received, len(content), piece_bytes):
+            await call.write(UploadImageRequest(offset=offset, data=content[offset : offset + piece_bytes]))
+        await call.done_writing()
+        while (answer := await call.read()) is not grpc.aio.EOF:
+            received = answer.received_bytes
+        return received
+
+    async def import_(self, uid: str, file_format: str, size_bytes: int, sha256: str = "") -> ImageFacts:
+        """Have an image imported and return how that ended."""
+        request = ImportImageRequest(stamp=self.stamp(), uid=uid, pool=self.pool, format=file_format, size_bytes=size_bytes, sha256=sha256)
+        facts = (await self.stub.ImportImage(request)).facts
+        async with asyncio.timeout(30):
+            while facts.stage == ImageFacts.IMPORTING:
+                await asyncio.sleep(0.02)
+                facts = await self.describe(uid)
+        return facts
+
+    async def take(self, path: Path, file_format: str) -> ImageFacts:
+        content = await asyncio.to_thread(path.read_bytes)
+        uid = new_uid()
+        assert await self.upload(uid, content) == len(content)
+        return await self.import_(uid, file_format, len(content), hashlib.sha256(content).hexdigest())
+
+    async def describe(self, uid: str) -> ImageFacts:
+        return (await self.stub.DescribeImage(DescribeImageRequest(uid=uid, pool=self.pool))).facts
+
+    async def delete(self, uid: str) -> None:
+        await self.stub.DeleteImage(DeleteImageRequest(stamp=self.stamp(), uid=uid, pool=self.pool))
+
+    def staged_files(self) -> list[str]:
+        return sorted(str(path.relative_to(self.staging.directory)) for path in self.staging.directory.rglob("*"))
+
+
+@contextlib.asynccontextmanager
+async def desk_for(backend: Backend, pki: Pki, folder: Path, limits: ImageLimits, room: StagingLimits) -> AsyncIterator[Desk]:
+    """Serve storage with what is kept in `folder`, as main wires it."""
+    files = StateFiles(folder / "state")
+    terms = Terms(files)
+    terms.load()
+    staging = Staging(folder / "staging", files, room)
+    staging.load()
+    imports = ImageImports(staging, ImageChecks(Sandbox(staging.directory), limits, staging.room_bytes))
+    service = Storage(terms, {backend.pool.driver: backend.driver}, staging, imports)
+    server = Server("127.0.0.1:0", pki.server_tls("a", "agent"), Peers([PeerRule("a", "local")]), port=INTERNAL)
+    server.add(storage_pb2_grpc.add_StorageServicer_to_server, service)
+    async with asyncio.TaskGroup() as tasks, server:
+        running = tasks.create_task(service.run())
+        name = pki.identity("a", "agent").dns
+        async with channel(server.address, pki.credentials("a", "controller"), server_name=name) as dialled:
+            stub = storage_pb2_grpc.StorageStub(dialled)
+            yield Desk(stub, backend.pool, staging, service, new_uid())
+        running.cancel()
+    staging.close()
+    files.close()
+
+
+LIMITS = ImageLimits(virtual_bytes=8 << 30, data_bytes=96 << 20, check_s=20, convert_s=20)
+
+
+@pytest.fixture
+async def desk(backend: Backend, pki: Pki, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with desk_for(backend, pki, tmp_path / "agent", LIMITS, StagingLimits(total_bytes=256 << 20)) as desk:
+        yield desk

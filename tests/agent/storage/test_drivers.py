@@ -10,9 +10,9 @@ from agent.storage.driver import DeadClient, ImageOnPool, WantedVolume
 from agent.storage.proof import BootGone, ProcessGone, start_ticks_of
 from kumo.api.agent.v1.storage_pb2 import Owner
 from kumo.api.type.v1.stamp_pb2 import Epoch
-from kumo.errors import FailedPrecondition, NotFound
+from kumo.errors import FailedPrecondition, NotFound, Unavailable
 from kumo.ids import new_uid
-from tests.agent.storage.conftest import Backend
+from tests.agent.storage.conftest import Backend, until
 
 MIB = 1 << 20
 GONE = BootGone("then", "now")
@@ -165,13 +165,23 @@ async def test_an_import_cancelled_leaves_no_image(backend: Backend, some_file: 
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await backend.driver.delete_image(backend.pool, uid)
-    async with asyncio.timeout(20):
-        while await backend.world.left():
-            await backend.driver.purge(backend.pool)
+
+    async def all_freed() -> bool:
+        await backend.driver.purge(backend.pool)
+        return await backend.world.left() == []
+
+    await until(all_freed)
     assert await backend.driver.find_image(backend.pool, uid) is None
 
 
 async def test_a_pool_says_how_full_it_is(backend: Backend) -> None:
+    async def known() -> bool:
+        try:
+            return (await backend.driver.usage(backend.pool)).capacity_bytes > 0
+        except Unavailable:
+            return False  # a cluster that has just been made does not know yet
+
+    await until(known)
     usage = await backend.driver.usage(backend.pool)
     assert usage.capacity_bytes > 1 << 30
     assert 0 <= usage.used_bytes < usage.capacity_bytes
