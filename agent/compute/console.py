@@ -4,20 +4,17 @@ virtlogd writes the log and caps it, moving LOG to LOG.0 and that to LOG.1. A re
 """
 
 import asyncio
-import ctypes
 import os
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from agent.compute.driver import ConsoleInput
+from agent.inotify import DirectoryWatch
 from kumo.errors import NotFound
 
 CHUNK_BYTES = 64 * 1024
 
-_IN_MODIFY, _IN_CREATE, _IN_MOVED_TO = 0x2, 0x100, 0x80
-_EVENT = struct.Struct("iIII")
 _SUFFIX = ".log"
 
 
@@ -28,7 +25,7 @@ class ConsoleLogs:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._readers: dict[str, set[asyncio.Event]] = {}
-        self._inotify = -1
+        self._changes: DirectoryWatch | None = None
 
     def path(self, uid: str) -> Path:
         return self._directory / f"{uid}{_SUFFIX}"
@@ -40,7 +37,7 @@ class ConsoleLogs:
 
     async def read(
         self, uid: str, tail_bytes: int = 0, *, follow: bool = False, until: asyncio.Future[None] | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the last `tail_bytes` (0: all that is kept), and with `follow` what is printed from then on, for ever or `until`.
 
         Raises NotFound if nothing was ever printed and nothing is awaited.
@@ -68,10 +65,9 @@ class ConsoleLogs:
             self._unwatch(uid, woken)
 
     def close(self) -> None:
-        if self._inotify >= 0:
-            asyncio.get_running_loop().remove_reader(self._inotify)
-            os.close(self._inotify)
-            self._inotify = -1
+        if self._changes is not None:
+            self._changes.close()
+            self._changes = None
 
     def _parts(self, uid: str) -> list[Path]:
         """Return the files of one server's log, the oldest first."""
@@ -82,9 +78,8 @@ class ConsoleLogs:
         return [*older, path] if path.exists() else older
 
     def _watch(self, uid: str, woken: asyncio.Event) -> None:
-        if self._inotify < 0:
-            self._inotify = _open_inotify(self._directory)
-            asyncio.get_running_loop().add_reader(self._inotify, self._on_change)
+        if self._changes is None:
+            self._changes = DirectoryWatch(self._directory, self._on_change)
         self._readers.setdefault(uid, set()).add(woken)
 
     def _unwatch(self, uid: str, woken: asyncio.Event) -> None:
@@ -95,18 +90,9 @@ class ConsoleLogs:
         if not self._readers:
             self.close()
 
-    def _on_change(self) -> None:
-        try:
-            data = os.read(self._inotify, 64 * 1024)
-        except BlockingIOError:
-            return
-        offset = 0
-        while offset < len(data):
-            _, _, _, length = _EVENT.unpack_from(data, offset)
-            name = data[offset + _EVENT.size : offset + _EVENT.size + length].rstrip(b"\0").decode()
-            offset += _EVENT.size + length
-            for woken in self._readers.get(name.partition(_SUFFIX)[0], ()):
-                woken.set()
+    def _on_change(self, name: str) -> None:
+        for woken in self._readers.get(name.partition(_SUFFIX)[0], ()):
+            woken.set()
 
 
 class _Reader:
@@ -162,18 +148,6 @@ class _Reader:
             return False
         mine = os.fstat(self._waiting[0].fileno())
         return (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino)
-
-
-def _open_inotify(directory: Path) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if descriptor < 0:
-        raise OSError(ctypes.get_errno(), "inotify_init1")
-    if libc.inotify_add_watch(descriptor, os.fsencode(directory), _IN_MODIFY | _IN_CREATE | _IN_MOVED_TO) < 0:
-        number = ctypes.get_errno()
-        os.close(descriptor)
-        raise OSError(number, f"inotify_add_watch {directory}")
-    return descriptor
 
 
 class ConsoleInputs:

@@ -1,5 +1,7 @@
 """The disks of this host's servers: what a definition says of them, whose they are, who holds them open, and dead clients' locks."""
 
+from collections.abc import Mapping
+
 from agent.compute.driver import Disk, FileSource, Process, RbdSource
 from agent.compute.kept import Clients, KeptServers
 from agent.compute.processes import Processes
@@ -7,7 +9,7 @@ from agent.storage.driver import DeadClient, Disks, RbdDisk
 from agent.storage.proof import BootGone, ProcessGone
 from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest, DesiredDisk
 from kumo.api.agent.v1.state_pb2 import KeptDisk
-from kumo.api.agent.v1.storage_pb2 import Owner
+from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference
 from kumo.errors import Error, FailedPrecondition
 from kumo.log import get_logger
 
@@ -20,8 +22,9 @@ _SERIAL_CHARACTERS = 20
 class ServerDisks:
     """The disks of servers on `host`."""
 
-    def __init__(self, host: str, disks: Disks, kept: KeptServers, processes: Processes) -> None:
-        self._host, self._disks, self._kept, self._processes = host, disks, kept, processes
+    def __init__(self, host: str, drivers: Mapping[str, Disks], kept: KeptServers, processes: Processes) -> None:
+        """`drivers` are the storage drivers of this host by the name that pools call them by."""
+        self._host, self._drivers, self._kept, self._processes = host, drivers, kept, processes
         self._sources: dict[str, RbdSource | FileSource] = {}
 
     async def definition_of(self, disk: DesiredDisk) -> Disk:
@@ -30,7 +33,7 @@ class ServerDisks:
     async def _source(self, disk: DesiredDisk) -> RbdSource | FileSource:
         known = self._sources.get(disk.volume_uid)
         if known is None:
-            said = await self._disks.disk_source(disk.pool, disk.volume_uid)
+            said = await self._of(disk.pool).disk_source(disk.pool, disk.volume_uid)
             if isinstance(said, RbdDisk):
                 known = RbdSource(said.pool, said.image, said.monitors, said.user, said.key)
             else:
@@ -43,7 +46,7 @@ class ServerDisks:
         mine = self._owner(command)
         for disk in command.desired.disks:
             try:
-                owner = await self._disks.owner_of(disk.pool, disk.volume_uid)
+                owner = await self._of(disk.pool).owner_of(disk.pool, disk.volume_uid)
             except Error as error:
                 return f"whose disk volume {disk.volume_uid} is cannot be read: {error.message}"
             if owner is None or not owner.server_uid:
@@ -60,7 +63,9 @@ class ServerDisks:
         """Keep on disk who holds the server's disks open now that `process` runs, before it may write."""
         disks = [
             KeptDisk(
-                volume_uid=disk.volume_uid, pool=disk.pool, client_addresses=await self._disks.client_addresses(disk.pool, disk.volume_uid)
+                volume_uid=disk.volume_uid,
+                pool=disk.pool,
+                client_addresses=await self._of(disk.pool).client_addresses(disk.pool, disk.volume_uid),
             )
             for disk in command.desired.disks
         ]
@@ -78,10 +83,18 @@ class ServerDisks:
                 continue
             dead = DeadClient(self._owner(command), list(disk.client_addresses), proof)
             try:
-                await self._disks.break_dead_lock(disk.pool, disk.volume_uid, dead)
+                await self._of(disk.pool).break_dead_lock(disk.pool, disk.volume_uid, dead)
             except FailedPrecondition as error:
                 # The disk went to another, or another holds it: whatever lock there is, it is not this process's any more.
                 if error.reason not in ("OWNER_CHANGED", "LOCK_FOREIGN"):
                     raise
                 log.warning("lock left alone", server=command.uid, volume=disk.volume_uid, reason=error.reason, why=error.message)
         await self._kept.forget_clients(command.uid)
+
+    def _of(self, pool: PoolReference) -> Disks:
+        driver = self._drivers.get(pool.driver)
+        if driver is None:
+            raise FailedPrecondition(
+                "DRIVER_MISSING", f"this host has no storage driver {pool.driver!r}", fix="configure the pool's driver", driver=pool.driver
+            )
+        return driver

@@ -101,7 +101,15 @@ class Hypervisor(Protocol):
     the hypervisor refuses.
     """
 
-    def digest_of(self, definition: Definition) -> str: ...
+    @property
+    def problem(self) -> str:
+        """Why the hypervisor cannot be used at present; empty when it can."""
+
+    async def versions(self) -> dict[str, str]:
+        """Return the versions of what runs guests, by name."""
+
+    def digest_of(self, definition: Definition) -> str:
+        """Return what tells this definition from others."""
 
     async def list_uids(self) -> list[str]:
         """Return the uids of all servers of Kumo that are defined."""

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Protocol
 
 from agent.compute.disks import ServerDisks
@@ -57,8 +56,11 @@ class GuestSide(Protocol):
 
     async def remove_server(self, uid: str) -> None: ...
 
-    def ready_time(self, uid: str) -> datetime | None:
-        """Return when the guest last said that it is ready; None if it never did."""
+    def is_ready(self, uid: str) -> bool:
+        """Return whether the guest said that it is ready since expect_ready() was called last."""
+
+    async def expect_ready(self, uid: str) -> None:
+        """Forget that the guest was ready: another is started."""
 
 
 class Logs(Protocol):
@@ -283,6 +285,7 @@ class ServerReconciler:
             case BreakLocks():
                 await self._disks.break_locks(command)
             case Start():
+                await self._guests.expect_ready(uid)
                 await self._hypervisor.start(_given(definition))
                 memory.restart_at = 0.0
             case KeepClients(process):
@@ -324,7 +327,7 @@ class ServerReconciler:
     def _publish(self, command: ApplyServerRequest, world: World, step: Step | None, memory: _Memory, error: Error | None = None) -> None:
         settled = step is None and error is None
         if command.HasField("desired"):
-            said = said_of(command.desired, Situation(world, step, error, memory.disks_foreign, self._guests.ready_time(command.uid)))
+            said = said_of(command.desired, Situation(world, step, error, memory.disks_foreign, self._guests.is_ready(command.uid)))
             conditions = memory.conditions.say(said, command.stamp.generation)
         else:
             conditions = []

@@ -1,7 +1,6 @@
 """Puts what is so of a server into facts: its conditions, each with the moment since when it holds. It decides nothing."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -68,7 +67,7 @@ class Situation:
     error: Error | None
     # Why a disk is not the server's, as read last; None: it was not asked since the agent began.
     disks_foreign: str | None
-    ready_time: datetime | None
+    guest_ready: bool
 
 
 def said_of(desired: DesiredServer, situation: Situation) -> dict[str, Said]:
@@ -123,10 +122,10 @@ def _disk_owned(foreign: str) -> Said:
 
 
 def _guest_ready(situation: Situation) -> Said:
-    domain, ready = situation.world.domain, situation.ready_time
-    if domain is None or domain.start_time is None:
+    domain = situation.world.domain
+    if domain is None or domain.process is None:
         return Said(False, "NOT_RUNNING", "the server does not run")
-    if ready is not None and ready >= domain.start_time:
+    if situation.guest_ready:
         return Said(True, "REPORTED", "the guest reported that it is ready")
     return Said(False, "NOT_REPORTED", "the guest has not reported that it is ready", "use an image whose guest reports")
 

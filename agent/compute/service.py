@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 from agent.compute.console import ConsoleInputs, ConsoleLogs
 from agent.compute.reconciler import ServerReconciler
@@ -50,16 +50,18 @@ class Compute(ComputeServicer):
         self._check_here(uid)
         async with self._inputs.attached(uid):
             failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            async with asyncio.TaskGroup() as tasks:
+            outputs = self._logs.read(uid, REPLAY_BYTES, follow=True, until=failed)
+            async with asyncio.TaskGroup() as tasks, aclosing(outputs):
                 typing = tasks.create_task(self._type(uid, first.input, request_iterator, failed))
-                async for output in self._logs.read(uid, REPLAY_BYTES, follow=True, until=failed):
+                async for output in outputs:
                     yield AttachConsoleResponse(output=output)
                 typing.cancel()
             failed.result()
 
     async def ReadConsoleLog(self, request: ReadConsoleLogRequest, context: Context) -> AsyncIterator[ReadConsoleLogResponse]:
-        async for output in self._logs.read(request.uid, request.tail_bytes, follow=request.follow):
-            yield ReadConsoleLogResponse(output=output)
+        async with aclosing(self._logs.read(request.uid, request.tail_bytes, follow=request.follow)) as outputs:
+            async for output in outputs:
+                yield ReadConsoleLogResponse(output=output)
 
     async def _type(self, uid: str, first: bytes, requests: AsyncIterator[AttachConsoleRequest], failed: asyncio.Future[None]) -> None:
         """Pass on what is typed; a viewer that will type no more may go on reading.

@@ -1,7 +1,7 @@
 """The two hypervisors that every test of drivers meets: libvirt with QEMU, and its twin."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,8 @@ from agent.compute.processes import Processes, read_boot_id
 from kumo.errors import Unavailable
 from kumo.ids import new_uid
 from tests.libvirt_host import LibvirtHost, running_libvirt
+
+Condition = Callable[[], Awaitable[bool]]
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +73,7 @@ class Bench:
         assert self.host is not None and domain is not None and domain.process is not None
         self.host.kill(domain.process.pid)
 
-    async def until(self, what: str, is_so: "Condition", deadline_s: float = 30.0) -> None:
+    async def until(self, what: str, is_so: Condition, deadline_s: float = 30.0) -> None:
         """Wait until `is_so`, asked again whenever the hypervisor tells of a change, and ten times a second."""
         try:
             async with asyncio.timeout(deadline_s):
@@ -89,11 +91,6 @@ class Bench:
         domain = await self.hypervisor.look(uid)
         assert domain is not None and domain.process is not None
         return domain
-
-
-from collections.abc import Awaitable, Callable  # noqa: E402
-
-Condition = Callable[[], Awaitable[bool]]
 
 
 @asynccontextmanager

@@ -1,0 +1,268 @@
+"""The kumo-agent program: what is made of what, and in which order it starts and stops.
+
+usage: kumo-agent --config FILE
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from agent import privileges
+from agent.compute import kvm
+from agent.compute.console import ConsoleInputs, ConsoleLogs
+from agent.compute.disks import ServerDisks
+from agent.compute.driver import Hypervisor
+from agent.compute.fake import FakeHypervisor
+from agent.compute.guests import Guests
+from agent.compute.kept import KeptServers
+from agent.compute.processes import Processes, read_boot_id
+from agent.compute.reconciler import Here, ServerReconciler
+from agent.compute.service import Compute
+from agent.config import Config, split_address
+from agent.facts import FactBook
+from agent.guest.client import ResponderClient
+from agent.guest.files import GuestFiles
+from agent.host import HostDescription
+from agent.network import fake as fake_network
+from agent.network import names
+from agent.network.driver import Driver as NetworkDriver
+from agent.network.kernel import KernelConfig, KernelDriver
+from agent.network.reconciler import NetworkReconciler
+from agent.network.service import NetworkService
+from agent.service import Agents
+from agent.stamps import Commands, Terms
+from agent.state import StateFiles
+from agent.storage.checks import ImageChecks, ImageLimits
+from agent.storage.driver import StorageDriver
+from agent.storage.fake import FakeDriver
+from agent.storage.imports import ImageImports
+from agent.storage.sandbox import Sandbox
+from agent.storage.service import Storage
+from agent.storage.staging import Staging
+from kumo import config as toml
+from kumo import log as logs
+from kumo.api.agent.v1 import agent_pb2_grpc, compute_pb2_grpc, network_pb2_grpc, storage_pb2_grpc
+from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest
+from kumo.api.agent.v1.network_pb2 import ApplyNetworkRequest, ApplyPortRequest
+from kumo.errors import Error
+from kumo.log import get_logger
+from kumo.metrics import MetricsServer
+from kumo.rpc.identity import PeerRule, Peers
+from kumo.rpc.server import INTERNAL, Server
+from kumo.tls import ServerTls, TlsFiles
+
+log = get_logger(__name__)
+
+# A second SIGTERM, or a thread that hangs, must not keep the process.
+_STOP_S = 10.0
+_REFRESH_S = 1.0
+_TOMBSTONES_S = 300.0
+
+
+class Agent:
+    """All parts of one agent, made and wired. run() works until cancelled."""
+
+    def __init__(self, config: Config, boot_id: str, virt: kvm.Virt) -> None:
+        self._config = config
+        self._files = StateFiles(config.state / "kept")
+        self._terms = Terms(self._files)
+        self._servers = Commands(self._files, "servers", ApplyServerRequest, self._terms)
+        self._networks = Commands(self._files, "networks", ApplyNetworkRequest, self._terms)
+        self._ports = Commands(self._files, "ports", ApplyPortRequest, self._terms)
+        self._kept = KeptServers(self._files)
+        self._guest_files = GuestFiles(config.network.guest_files, config.network.guest_gid or None)
+        self._book = FactBook(frozenset(config.roles) & {"compute"})
+        self._drivers = _storage_drivers(config)
+        self._staging = Staging(config.state / "staging", self._files)
+        self._storage = _storage(config, self._terms, self._drivers, self._staging)
+        self._network = NetworkReconciler(
+            _network_driver(config),
+            self._guest_files,
+            ResponderClient(config.network.responder),
+            self._networks,
+            self._ports,
+            on_facts=self._book.set_port,
+            is_certain=lambda: not self._files.problems,
+        )
+        processes = Processes(boot_id)
+        self._logs = ConsoleLogs(config.compute.consoles)
+        self._hypervisor = _hypervisor(config, processes)
+        self._guests = Guests(self._guest_files)
+        self._compute = ServerReconciler(
+            Here(config.host, virt.kind, processes),
+            self._servers,
+            self._hypervisor,
+            self._book,
+            self._kept,
+            ServerDisks(config.host, self._drivers, self._kept, processes),
+            self._guests,
+            logs=self._logs,
+            tap_of=names.tap,
+        )
+        problems = (lambda: self._files.problems, lambda: [self._hypervisor.problem])
+        self._host = HostDescription(config, self._book, self._terms, boot_id=boot_id, virt=virt, problems=problems)
+        self._tls = ServerTls(TlsFiles.in_folder(config.tls, "cell"))
+        self._server = self._listener()
+
+    def load(self) -> None:
+        """Read what is kept. Blocks: comes before run(). Raises FailedPrecondition if a newer agent wrote it."""
+        self._terms.load()
+        for commands in (self._servers, self._networks, self._ports):
+            commands.load()
+        self._kept.load()
+        self._staging.load()
+
+    async def run(self) -> None:
+        """Rules first, then guests, then whoever commands: what is kept is in force before anything new is asked for."""
+        await self._network.start()
+        self._host.refresh()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for part in self._parts():
+                    tasks.create_task(part)
+                await self._server.start()
+                gc.collect()
+                # What is here now stays: the collector need not look at it again, nor copy its pages.
+                gc.freeze()
+        finally:
+            await self._server.stop()
+            await self._network.close()
+            for driver in self._drivers.values():
+                await driver.close()
+
+    def _parts(self) -> list[Coroutine[Any, Any, None]]:
+        config = self._config
+        parts: list[Coroutine[Any, Any, None]] = [
+            MetricsServer("kumo-agent", *split_address(config.metrics)).run(),
+            self._tls.run(),
+            self._keep_host(),
+            self._keep_tombstones(),
+        ]
+        if "network" in config.roles:
+            parts.append(self._network.run())
+        if "storage" in config.roles:
+            parts.append(self._storage.run())
+        if "compute" in config.roles:
+            parts += [self._compute.run(), self._guests.run(self._compute.wake)]
+        return parts
+
+    def _listener(self) -> Server:
+        config = self._config
+        peers = Peers([PeerRule(config.cell, config.region, "controller")])
+        server = Server(config.listen, self._tls, peers, port=INTERNAL)
+        commands = (self._servers, self._networks, self._ports)
+        server.add(agent_pb2_grpc.add_AgentsServicer_to_server, Agents(self._book, self._terms, commands, self._host.refresh))
+        if "compute" in config.roles:
+            inputs = ConsoleInputs(self._hypervisor.open_console)
+            compute = Compute(self._compute, self._servers, self._logs, inputs)
+            server.add(compute_pb2_grpc.add_ComputeServicer_to_server, compute)
+        if "network" in config.roles:
+            server.add(network_pb2_grpc.add_NetworkServicer_to_server, NetworkService(self._network))
+        if "storage" in config.roles:
+            server.add(storage_pb2_grpc.add_StorageServicer_to_server, self._storage)
+        return server
+
+    async def _keep_host(self) -> None:
+        """Have the facts of the host fresh for whoever watches."""
+        asked = False
+        while True:
+            if not asked and not self._hypervisor.problem:
+                try:
+                    self._host.set_versions(await self._hypervisor.versions())
+                    asked = True
+                except Error as error:
+                    log.info("versions not known yet", why=error.message)
+            self._host.refresh()
+            await asyncio.sleep(_REFRESH_S)
+
+    async def _keep_tombstones(self) -> None:
+        while True:
+            await asyncio.sleep(_TOMBSTONES_S)
+            await self._compute.forget_old_tombstones()
+            for commands in (self._networks, self._ports):
+                for uid in await commands.drop_old_tombstones():
+                    self._book.drop(uid)
+
+
+def _hypervisor(config: Config, processes: Processes) -> Hypervisor:
+    compute = config.compute
+    if compute.driver == "fake":
+        return FakeHypervisor(config.state / "hypervisor.json", processes.boot_id, compute.consoles)
+    # Only where it is used: the bindings are large.
+    from agent.compute.libvirt import LibvirtHypervisor
+
+    return LibvirtHypervisor(compute.libvirt_uri, processes, run_directory=compute.libvirt_run, console_directory=compute.consoles)
+
+
+def _network_driver(config: Config) -> NetworkDriver:
+    network = config.network
+    if network.driver == "fake":
+        return fake_network.FakeDriver(config.state / "network.json")
+    kernel = KernelConfig(network.namespaces, config.state / "network", network.tunnel_address, network.tunnel_port)
+    return KernelDriver(kernel)
+
+
+def _storage_drivers(config: Config) -> dict[str, StorageDriver]:
+    drivers: dict[str, StorageDriver] = {"fake": FakeDriver(config.state / "volumes")}
+    if config.storage.ceph_conf is not None:
+        # Only where it is used: librados is large.
+        from agent.storage.rbd import RbdDriver
+        from storage.rados import Access
+
+        drivers["rbd"] = RbdDriver(Access(config.storage.ceph_conf, config.storage.ceph_user))
+    return drivers
+
+
+def _storage(config: Config, terms: Terms, drivers: dict[str, StorageDriver], staging: Staging) -> Storage:
+    jails = config.state / "jails"
+    jails.mkdir(parents=True, exist_ok=True, mode=0o711)
+    checks = ImageChecks(Sandbox(jails), ImageLimits(), staging.room_bytes)
+    return Storage(terms, drivers, staging, ImageImports(staging, checks))
+
+
+async def _serve(config: Config) -> None:
+    boot_id = read_boot_id()
+    config.state.mkdir(parents=True, exist_ok=True, mode=0o711)
+    virt = kvm.Virt("qemu", "guests are fake")
+    if config.compute.driver == "libvirt":
+        virt = await kvm.choose(config.compute.virt, boot_id, config.state / "virt.json")
+    agent = Agent(config, boot_id, virt)
+    agent.load()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with asyncio.TaskGroup() as tasks:
+        work = tasks.create_task(agent.run())
+        await stop.wait()
+        log.info("agent stops")
+        loop.call_later(_STOP_S, os._exit, 0)
+        work.cancel()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 2 or arguments[0] != "--config":
+        print("usage: kumo-agent --config FILE", file=sys.stderr)
+        return 2
+    logs.configure("kumo-agent")
+    try:
+        config = toml.load(Path(arguments[1]), Config)
+        logs.configure("kumo-agent", level=config.log_level)
+        privileges.keep_only(frozenset(privileges.Capability))
+        asyncio.run(_serve(config))
+    except Error as error:
+        log.error("agent cannot start", reason=error.reason, why=error.message, fix=error.fix)
+        return 2
+    # Threads that hang in a library would keep the interpreter from ending.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
