@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
-from deploy import ceph, control, etcd, etcd_binary, libvirt_host, namespace, pki, program
+from deploy import ceph, control, etcd, libvirt_host, namespace, pki, program
 from deploy.control import Service, wait_for
+from deploy.etcd_binary import Etcd
 from deploy.files import make_directory
 from deploy.layout import CHECKOUT, Lab
 from deploy.steps import Steps
@@ -12,15 +13,12 @@ from deploy.steps import Steps
 SERVING_S = 60
 
 
-def prepare(lab: Lab, steps: Steps) -> None:
+def prepare(lab: Lab, steps: Steps, found: Etcd) -> None:
     """Make directories, certificates, configuration and empty stores. Starts nothing."""
     lab.state.mkdir(parents=True, exist_ok=True)
     for directory in (lab.state, lab.log, lab.run):
         make_directory(directory)
     lab.save()
-    found = etcd_binary.find()
-    if found is None:
-        raise FileNotFoundError("no etcd server; run `make setup`")
     with steps.step("certificates"):
         pki.prepare(lab)
 
@@ -59,7 +57,12 @@ def boot(lab: Lab) -> None:
     wait_for("the supervisor", lambda: control.is_up(lab), 20)
 
 
-def wait_until_serving(lab: Lab, steps: Steps, more: list[Service]) -> None:
+def is_new(lab: Lab) -> bool:
+    """Whether the lab's Ceph has never served, so that nobody has a key yet."""
+    return not (lab.ceph / "osd-epoch").exists()
+
+
+def wait_until_serving(lab: Lab, steps: Steps) -> None:
     """Wait for etcd, libvirt and Ceph side by side; make the OSD, pools and keys of a new cluster on the way."""
     libvirt_host.quiet()
 
@@ -69,7 +72,7 @@ def wait_until_serving(lab: Lab, steps: Steps, more: list[Service]) -> None:
             before = ceph.epoch(cluster) if new else _epoch_before_start(lab)
             if new:
                 ceph.make_osd(lab, cluster)
-                control.write_services(lab, services(lab) + more)
+                control.write_services(lab, services(lab))
                 control.ask(lab, "reload")
             ceph.wait_for_osd(cluster, before)
             ceph.make_pools(lab, cluster)

@@ -9,15 +9,17 @@ import os
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import libvirt
 
+from agent.network import rules
 from deploy import control, libvirt_host
 from deploy.control import wait_for
-from deploy.layout import Lab
+from deploy.layout import Lab, Port
 from deploy.steps import Steps, fail
 from deploy.up import add_lab_arguments, chosen_lab, only_one
 
@@ -81,6 +83,12 @@ def _wait_for_end(init: int) -> None:
         os.close(handle)
 
 
+def _drop_rules(lab: Lab) -> None:
+    """Delete the one table of packet rules that the agent keeps outside the lab's own namespaces: a reboot would take it too."""
+    table = ["inet", rules.tunnel_table(lab.port(Port.TUNNEL))]
+    subprocess.run(["nft", "delete", "table", *table], capture_output=True, timeout=20, check=False)  # it may not be there
+
+
 def _remove(lab: Lab) -> None:
     record = lab.state / "made-directories"
     made = record.read_text().splitlines() if record.exists() else []
@@ -105,6 +113,7 @@ def down(lab: Lab, *, purge: bool) -> int:
         elif not purge:
             print(f"already down: {lab.state}")
             return 0
+        _drop_rules(lab)
         if purge:
             with steps.step("state directory"):
                 _remove(lab)

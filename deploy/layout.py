@@ -26,6 +26,7 @@ class Port(IntEnum):
     CONTROLLER_METRICS = 3
     AGENT_METRICS = 4
     GUEST_METRICS = 5
+    TUNNEL = 6  # UDP: VXLAN between this lab's hosts
     ETCD_CLIENT = 10
     ETCD_PEER = 11
     MON_V2 = 20

@@ -50,7 +50,7 @@ def prepare(lab: Lab) -> None:
     write(etc / "libvirt.conf", "")
     write(
         etc / "hooks" / "qemu",
-        f'#!/bin/sh\nexec /usr/bin/python3 -I -S {site_packages(lab.venv)}/{HOOK} "$@"\n',
+        f'#!/bin/sh\nexec /usr/bin/python3 -I -S {site_packages(lab.venv)}/{HOOK} --state {lab.agent}/network "$@"\n',
         mode=0o755,
     )
 

@@ -54,7 +54,7 @@ def _mount_all(state: Path) -> None:
     _check(_libc.umount2(b"/sys", MNT_DETACH), "umount /sys")
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=64m")
-    for name in ("lock", "netns", "libvirt"):
+    for name in ("lock", "netns", "libvirt", "kumo"):
         os.mkdir(f"/run/{name}")
     for target, source in BINDS.items():
         mount(str(state / source), target, flags=MS_BIND)

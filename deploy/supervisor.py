@@ -75,9 +75,9 @@ class Service:
         command.append(f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups")
         if capabilities is not None:
             listed = ",".join(["-all", *(f"+{name}" for name in capabilities)])
-            command += [f"--inh-caps={listed}", f"--bounding-set={listed}"]
-            if uid and capabilities:
-                command.append(f"--ambient-caps={listed}")
+            # Root gets on exec what its bounding set allows; others get what is ambient, which must be inheritable.
+            kept = listed if uid else "-all"
+            command += [f"--bounding-set={listed}", f"--inh-caps={kept}", f"--ambient-caps={kept}"]
         if spec.get("no_new_privs"):
             command.append("--no-new-privs")
         return [*command, "--", *spec["argv"]]

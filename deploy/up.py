@@ -4,6 +4,7 @@ usage: python -m deploy.up [--state DIR] [--port-base N] [--host NAME] [--only b
 """
 
 import argparse
+import contextlib
 import fcntl
 import os
 import sys
@@ -11,9 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy import base, control, preflight
-from deploy.layout import DEFAULT_PORT_BASE, DEFAULT_STATE, Lab, load
+from cli.failure import Failure
+from deploy import base, control, etcd_binary, preflight, processes
+from deploy.etcd_binary import Etcd
+from deploy.layout import DEFAULT_PORT_BASE, DEFAULT_STATE, Lab, Port, load
 from deploy.steps import Steps, fail
+
+START_S = 60
+TRY = "Try: .venv/bin/kumo server list, or kumo server console hello (Ctrl-] leaves)"
 
 
 def add_lab_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,22 +57,45 @@ def only_one(lab: Lab) -> Iterator[None]:
 
 def up(lab: Lab, only: str) -> int:
     if control.is_up(lab):
-        print(f"already up: {lab.state}, ports from {lab.port_base}")
+        print(f"already up: {lab.state}, ports from {lab.port_base}. {TRY}")
         return 0
     if problems := preflight.problems(lab):
         for problem in problems:
             fail(problem.what, problem.because, problem.fix)
         return 1
+    etcd = etcd_binary.find()
+    if etcd is None:
+        fail("there is no etcd server", "nothing of the region can be kept without one", "make setup")
+        return 1
     with only_one(lab):
         steps = Steps()
         steps.say(f"starting a region in {lab.state}, ports from {lab.port_base}")
-        base.prepare(lab, steps)
-        control.write_services(lab, base.services(lab))
-        with steps.step("host h1"):
-            base.boot(lab)
-        base.wait_until_serving(lab, steps, [])
-        steps.say(f"up in {steps.total_s:.1f} s")
+        _start(lab, steps, etcd, only)
+        steps.say(f"up in {steps.total_s:.1f} s. {TRY if only == 'all' else ''}".rstrip())
     return 0
+
+
+def _start(lab: Lab, steps: Steps, etcd: Etcd, only: str) -> None:
+    base.prepare(lab, steps, etcd)
+    processes.prepare(lab, etcd)
+    everything = base.services(lab) + (processes.services(lab) if only == "all" else [])
+    # A host that has run before boots as hosts do: all at once, and each waits for what it needs.
+    control.write_services(lab, base.services(lab) if base.is_new(lab) else everything)
+    with steps.step(f"host {lab.host}"):
+        base.boot(lab)
+    base.wait_until_serving(lab, steps)
+    if only != "all":
+        return
+    control.write_services(lab, base.services(lab) + processes.services(lab))
+    control.ask(lab, "reload")
+    from deploy import hello
+
+    with steps.step("controller, agent, guest responder"):
+        for port in (Port.CONTROLLER_METRICS, Port.AGENT_METRICS, Port.GUEST_METRICS):
+            control.wait_for(f"port {lab.port(port)}", lambda port=port: processes.is_alive(lab, port), START_S)  # type: ignore[misc]
+        with contextlib.closing(hello.open_session(lab)) as session:
+            control.wait_for("the region's API", lambda: hello.serves(session), START_S)
+    hello.run(lab, steps)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,6 +106,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return up(chosen_lab(arguments), arguments.only)
+    except Failure as failure:
+        fail(failure.what, failure.because, failure.fix)
+        return 1
     except (OSError, RuntimeError, TimeoutError, ValueError) as error:
         fail("the region did not start", str(error), f"look at the logs in {arguments.state}/log, then `make up` again")
         return 1

@@ -1,0 +1,144 @@
+"""Kumo's own processes in a lab: the configuration of each, and how it is started. Knows nothing of what they do.
+
+The controller runs both planes as a user of its own. The agent keeps root with the capabilities listed here. The guest responder
+opens its sockets as root and gives all of it up itself. Inside the lab /run ends with the host's boot, so what must end with it is there.
+"""
+
+import http.client
+from pathlib import Path
+
+from deploy.control import Service
+from deploy.etcd_binary import Etcd
+from deploy.files import make_directory, write
+from deploy.layout import Lab, Port, User
+
+# What the agent does with them: links, rules and namespaces; consoles and files of other users; the image child and what it may not do.
+AGENT_CAPABILITIES = [
+    "chown",
+    "dac_override",
+    "dac_read_search",
+    "fowner",
+    "fsetid",
+    "kill",
+    "net_admin",
+    "net_bind_service",
+    "net_raw",
+    "setgid",
+    "setpcap",
+    "setuid",
+    "sys_admin",
+    "sys_chroot",
+    "sys_ptrace",
+]
+RESPONDER_CAPABILITIES = ["dac_override", "net_admin", "net_raw", "setgid", "setuid", "sys_admin"]
+RUN = Path("/run/kumo")
+HEALTH_S = 2.0
+
+
+def _toml(tables: dict[str, dict[str, object]]) -> str:
+    """Return TOML of strings, numbers, booleans, lists and one level of tables; the table "" comes first."""
+    lines = []
+    for table, values in tables.items():
+        if table:
+            lines.append(f"\n[{table}]")
+        lines += [f"{key} = {_value(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(int(value))
+        case list():
+            return "[" + ", ".join(map(_value, value)) + "]"
+        case _:
+            return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _controller(lab: Lab, etcd: Etcd) -> str:
+    store = {"store": [lab.address(Port.ETCD_CLIENT)], "lab": not etcd.is_good}
+    return _toml(
+        {
+            "": {
+                "region": lab.region,
+                "host": lab.host,
+                "tls": lab.controller / "tls",
+                "metrics": lab.address(Port.CONTROLLER_METRICS),
+            },
+            "region_plane": {"listen": lab.address(Port.API), **store},
+            f"region_plane.cells.{lab.cell}": {lab.host: lab.address(Port.CELL)},
+            "cell_plane": {"name": lab.cell, "listen": lab.address(Port.CELL), **store},
+        }
+    )
+
+
+def _responder(lab: Lab) -> str:
+    return _toml(
+        {
+            "": {
+                "directory": lab.guest / "answers",
+                "plane": RUN / "netns" / "dp",
+                "socket": RUN / "responder.sock",
+                "metrics": lab.address(Port.GUEST_METRICS),
+                "uid": User.GUEST,
+            }
+        }
+    )
+
+
+def prepare(lab: Lab, etcd: Etcd) -> None:
+    """Write every configuration, and the context with which the CLI finds this lab."""
+    make_directory(lab.guest)
+    make_directory(lab.guest / "answers", User.GUEST, 0o750)
+    write(lab.controller / "config.toml", _controller(lab, etcd), User.CONTROLLER, 0o640)
+    write(lab.guest / "config.toml", _responder(lab))
+    context = f'{{address: "{lab.address(Port.API)}", ca: {lab.cli}/ca.crt, server_name: localhost, project: default}}'
+    write(lab.cli / "context.yaml", f"current: {lab.region}\ncontexts:\n  {lab.region}: {context}\n")
+
+
+def services(lab: Lab) -> list[Service]:
+    """In the order of their start; the last is stopped first."""
+    python = [str(lab.python), "-I", "-m"]
+    env = {"MALLOC_ARENA_MAX": "2"}  # glibc's arena for each thread would cost more than it gains
+    return [
+        {
+            "name": "kumo-guest-responder",
+            "argv": [*python, "agent.guest.main", "--config", str(lab.guest / "config.toml")],
+            "uid": User.ROOT,
+            "capabilities": RESPONDER_CAPABILITIES,
+            "nofile": 16384,
+            "env": env,
+        },
+        {
+            "name": "kumo-agent",
+            "argv": [*python, "agent.main", "--config", str(lab.agent / "config.toml")],
+            "uid": User.ROOT,
+            "capabilities": AGENT_CAPABILITIES,
+            "umask": 0o022,
+            "nofile": 16384,
+            "env": env,
+        },
+        {
+            "name": "kumo-controller",
+            "argv": [*python, "controller.main", "--config", str(lab.controller / "config.toml")],
+            "uid": User.CONTROLLER,
+            "capabilities": [],
+            "no_new_privs": True,
+            "nofile": 16384,
+            "env": env,
+        },
+    ]
+
+
+def is_alive(lab: Lab, port: Port) -> bool:
+    """Whether the process that has its metrics on `port` answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", lab.port(port), timeout=HEALTH_S)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
