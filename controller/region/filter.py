@@ -89,7 +89,9 @@ def parse(text: str, noun: Descriptor, audience: Audience) -> Filter:
 
 
 def _malformed(text: str, at: int) -> InvalidArgument:
-    return InvalidArgument("FILTER_MALFORMED", f"filter {text!r} cannot be read from position {at + 1} on", field="filter", fix=_GRAMMAR, position=at + 1)
+    return InvalidArgument(
+        "FILTER_MALFORMED", f"filter {text!r} cannot be read from position {at + 1} on", field="filter", fix=_GRAMMAR, position=at + 1
+    )
 
 
 def _resolve(path: str, noun: Descriptor, audience: Audience) -> tuple[_Step, ...]:
@@ -103,18 +105,28 @@ def _resolve(path: str, noun: Descriptor, audience: Audience) -> tuple[_Step, ..
             raise _unknown(path, name, kind, audience)
         if is_map(field):
             if not rest:
-                raise InvalidArgument("FILTER_PATH_INCOMPLETE", f"{path} is a map: name a key", field="filter", fix=f'filter by {path}.KEY = "VALUE"', path=path)
+                raise InvalidArgument(
+                    "FILTER_PATH_INCOMPLETE",
+                    f"{path} is a map: name a key",
+                    field="filter",
+                    fix=f'filter by {path}.KEY = "VALUE"',
+                    path=path,
+                )
             return (*steps, _Step(field, rest))
         steps.append(_Step(field))
         kind = field.message_type
     if kind is not None and kind.full_name != Timestamp.DESCRIPTOR.full_name:
         below = ", ".join(f"{path}.{field.name}" for field in kind.fields if may_see(field, audience))
-        raise InvalidArgument("FILTER_PATH_INCOMPLETE", f"{path} has no value of its own", field="filter", fix=f"filter by one of {below}", path=path)
+        raise InvalidArgument(
+            "FILTER_PATH_INCOMPLETE", f"{path} has no value of its own", field="filter", fix=f"filter by one of {below}", path=path
+        )
     return tuple(steps)
 
 
 def _unknown(path: str, name: str, kind: Descriptor | None, audience: Audience) -> InvalidArgument:
-    fields = [field.name for field in kind.fields if may_see(field, audience)] if kind is not None and kind.full_name.startswith("kumo.") else []
+    fields = (
+        [field.name for field in kind.fields if may_see(field, audience)] if kind is not None and kind.full_name.startswith("kumo.") else []
+    )
     fix = f"use one of {', '.join(fields)}" if fields else "leave out what follows the last dot"
     return InvalidArgument("FILTER_PATH_UNKNOWN", f"filter names {path}, and there is no {name}", field="filter", fix=fix, path=path)
 
@@ -124,7 +136,9 @@ def _value(text: str, path: tuple[_Step, ...]) -> str:
     field = path[-1].field
     if field.enum_type is not None and path[-1].key is None and value not in field.enum_type.values_by_name:
         names = ", ".join(field.enum_type.values_by_name)
-        raise InvalidArgument("FILTER_VALUE_UNKNOWN", f"{field.name} is never {value!r}", field="filter", fix=f"use one of {names}", value=value)
+        raise InvalidArgument(
+            "FILTER_VALUE_UNKNOWN", f"{field.name} is never {value!r}", field="filter", fix=f"use one of {names}", value=value
+        )
     return value
 
 

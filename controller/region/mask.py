@@ -6,6 +6,7 @@ is unknown, fixed or written by Kumo alone is refused by name. A path replaces: 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -22,11 +23,12 @@ def apply(current: Message, wanted: Message, paths: Sequence[str], changeable: S
     Raises InvalidArgument, naming the path, for one that is not among `changeable`.
     """
     before = current.SerializeToString(deterministic=True)
+    kind: Any = current.DESCRIPTOR  # one of two classes to the type checker, and one alone when it runs
     if not paths or list(paths) == ["*"]:
         _refuse_other_values(current, wanted, changeable, noun)
         paths = changeable
     for path in paths:
-        _check(current.DESCRIPTOR, path, changeable, noun)
+        _check(kind, path, changeable, noun)
     for path in paths:
         _copy(current, wanted, path.split("."))
     return before != current.SerializeToString(deterministic=True)
@@ -94,7 +96,7 @@ def _agrees(current: object, given: object) -> bool:
 
 def _copy(current: Message, wanted: Message, path: list[str]) -> None:
     name = path[0]
-    field = current.DESCRIPTOR.fields_by_name[name]
+    field: Any = current.DESCRIPTOR.fields_by_name[name]
     if is_map(field):
         _copy_map(getattr(current, name), getattr(wanted, name), ".".join(path[1:]))
     elif len(path) > 1:

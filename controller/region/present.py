@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from controller.region.network.addresses import Range, parse_range
 from kumo.api.compute.v1 import flavor_pb2, server_pb2
 from kumo.api.fleet.v1 import host_pb2, pool_pb2
 from kumo.api.identity.v1 import project_pb2
@@ -17,7 +18,6 @@ from kumo.api.image.v1 import image_pb2
 from kumo.api.network.v1 import network_pb2, port_pb2, subnet_pb2
 from kumo.api.storage.v1 import attachment_pb2, volume_pb2
 from kumo.api.type.v1 import condition_pb2, placement_pb2
-from controller.region.network.addresses import Range, parse_range
 
 M = TypeVar("M", bound=Message)
 
@@ -49,9 +49,9 @@ def present(record: M, silent: Mapping[str, Silence]) -> M:
 
 def live_cells(record: Any) -> list[str]:
     """Return the cells that hold `record` or were told to."""
-    if "placement" not in record.DESCRIPTOR.fields_by_name:
+    if "placement" not in record.status.DESCRIPTOR.fields_by_name:
         return []
-    return [share.cell for share in record.placement.shares if share.answer not in _GONE]
+    return [share.cell for share in record.status.placement.shares if share.answer not in _GONE]
 
 
 def _silence_of(record: Any, silent: Mapping[str, Silence]) -> Silence | None:
@@ -96,7 +96,7 @@ def _server(server: Server) -> None:
         status.state = _asked_state(server)
 
 
-def _asked_state(server: Server) -> server_pb2.Server.State:
+def _asked_state(server: Server) -> "server_pb2.Server.State.ValueType":
     state, spec = server.status.state, server.spec
     if spec.power == Server.OFF and state in (Server.ACTIVE, Server.STARTING, Server.REBOOTING):
         return Server.STOPPING
@@ -123,7 +123,9 @@ def _at_rest(record: Any) -> None:
     record.status.observed_generation = record.generation
 
 
-def _starting_as(initial: int, deleting: int, final: tuple[int, ...] = (), then: Callable[[Any], None] | None = None) -> Callable[[Any], None]:
+def _starting_as(
+    initial: int, deleting: int, final: tuple[int, ...] = (), then: Callable[[Any], None] | None = None
+) -> Callable[[Any], None]:
     """Show `initial` while nothing is reported, and `deleting` as soon as the end was asked for, unless the state is a final one."""
 
     def derive(record: Any) -> None:

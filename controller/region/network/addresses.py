@@ -40,12 +40,20 @@ def parse_range(cidr: str, gateway: str) -> Range:
     network = IPv4Network(cidr, strict=False)
     if str(network) != cidr:
         raise InvalidArgument(
-            "CIDR_HAS_HOST_BITS", f"{cidr} is an address within a range", field="subnet.spec.cidr", fix=f"write the range: {network}", value=cidr
+            "CIDR_HAS_HOST_BITS",
+            f"{cidr} is an address within a range",
+            field="subnet.spec.cidr",
+            fix=f"write the range: {network}",
+            value=cidr,
         )
     if network.prefixlen not in PREFIX_LENGTHS:
         first, last = PREFIX_LENGTHS[0], PREFIX_LENGTHS[-1]
         raise InvalidArgument(
-            "CIDR_SIZE", f"{cidr} has a prefix of {network.prefixlen} bits", field="subnet.spec.cidr", fix=f"use /{first} to /{last}", value=cidr
+            "CIDR_SIZE",
+            f"{cidr} has a prefix of {network.prefixlen} bits",
+            field="subnet.spec.cidr",
+            fix=f"use /{first} to /{last}",
+            value=cidr,
         )
     if network.is_multicast or network.is_loopback or network.is_link_local or network.network_address == IPv4Address("0.0.0.0"):
         raise InvalidArgument(
@@ -60,7 +68,9 @@ def parse_range(cidr: str, gateway: str) -> Range:
     address = IPv4Address(gateway)
     if address not in network or address in (network.network_address, network.broadcast_address):
         fix = f"use an address between {network.network_address + 1} and {network.broadcast_address - 1}, or leave it out"
-        raise InvalidArgument("GATEWAY_OUTSIDE", f"{gateway} is not a host's address in {cidr}", field="subnet.spec.gateway", fix=fix, value=gateway)
+        raise InvalidArgument(
+            "GATEWAY_OUTSIDE", f"{gateway} is not a host's address in {cidr}", field="subnet.spec.gateway", fix=fix, value=gateway
+        )
     return Range(network, address)
 
 

@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_refused_naming_the_field_and_a_fix(text: str) ->
     assert refused.value.fix
 
 
-@pytest.mark.parametrize("path", ["status.host", "spec.user_data", "placement.shares.cell", "status.cell_epoch"])
+@pytest.mark.parametrize("path", ["status.host", "spec.user_data", "status.placement.shares.cell", "status.cell_epoch"])
 def test_a_tenant_cannot_filter_by_what_it_cannot_see(path: str) -> None:
     with pytest.raises(InvalidArgument, match="there is no"):
         parse(f'{path} = "1"', Server.DESCRIPTOR, Audience.TENANT)

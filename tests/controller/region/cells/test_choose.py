@@ -8,7 +8,9 @@ from controller.region.cells.choose import Cell, Host, Wish, choose
 NAMES = st.sampled_from("abcdef")
 HOSTS = st.builds(Host, is_up=st.booleans(), free_vcpus=st.integers(-2, 8), free_memory_mib=st.integers(-64, 4096))
 CELLS = st.lists(
-    st.builds(Cell, name=NAMES, is_heard=st.booleans(), hosts=st.lists(HOSTS, max_size=4).map(tuple)), max_size=6, unique_by=lambda cell: cell.name
+    st.builds(Cell, name=NAMES, is_heard=st.booleans(), hosts=st.lists(HOSTS, max_size=4).map(tuple)),
+    max_size=6,
+    unique_by=lambda cell: cell.name,
 )
 SETS = st.frozensets(NAMES, max_size=3)
 WISHES = st.builds(
@@ -20,7 +22,8 @@ WISHES = st.builds(
 def test_the_chosen_cell_is_reached_heard_and_has_not_refused(wish: Wish, cells: list[Cell]) -> None:
     choice = choose(wish, cells)
     possible = [
-        cell for cell in cells
+        cell
+        for cell in cells
         if cell.is_heard and cell.name not in wish.refused_by and all(not reach or cell.name in reach for reach in wish.cells)
     ]
     assert (choice.cell is not None) == bool(possible)

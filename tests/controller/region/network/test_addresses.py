@@ -18,7 +18,11 @@ def networks(draw: st.DrawFn, lengths: st.SearchStrategy[int] = st.integers(20, 
     length = draw(lengths)
     start = draw(st.integers(0, (1 << length) - 1)) << (32 - length)
     network = IPv4Network((start, length))
-    return network if network.is_private and not network.is_loopback and network.network_address != IPv4Address("0.0.0.0") else IPv4Network((10 << 24, length))
+    return (
+        network
+        if network.is_private and not network.is_loopback and network.network_address != IPv4Address("0.0.0.0")
+        else IPv4Network((10 << 24, length))
+    )
 
 
 @given(network=networks(), seed=SEEDS, data=st.data())

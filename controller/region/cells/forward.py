@@ -1,0 +1,79 @@
+"""Passes calls and byte streams of clients on to the leader of a cell, with who asks. It keeps nothing, and buffers one message.
+
+A cell that is known to be silent is not asked: its callers are told so at once.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import grpc
+
+from controller.region.cells.link import Link, Links
+from controller.region.present import Silence
+from kumo.api.cell.v1.cell_pb2 import Caller
+from kumo.errors import Error, InvalidArgument, Unavailable
+from kumo.rpc.call import current_principal
+from kumo.rpc.client import opened
+
+T = TypeVar("T")
+_CALL_S = 10.0
+
+
+class Forward:
+    """Used by every controller of the region, leader or not."""
+
+    def __init__(self, links: Links, silent: Callable[[], Mapping[str, Silence]]) -> None:
+        self._links, self._silent = links, silent
+
+    async def call(self, cell: str, make: Callable[[grpc.aio.Channel, float], Awaitable[T]]) -> T:
+        """Return what `make` returns on a channel to the cell's leader, within the seconds that it is given."""
+        return await self._link(cell).call(lambda channel: make(channel, _CALL_S))
+
+    async def stream(self, cell: str, open_stream: Callable[[grpc.aio.Channel], Any]) -> AsyncIterator[Any]:
+        """Yield what comes on the stream that `open_stream` opens."""
+        async with self._link(cell).stream() as channel, opened(open_stream(channel)) as answers:
+            async for answer in answers:
+                yield answer
+
+    def _link(self, cell: str) -> Link:
+        if cell in self._silent():
+            raise Unavailable(
+                "CELL_SILENT", f"cell {cell} does not answer", fix="wait, and look at the controllers of that cell", cell=cell
+            )
+        return self._links.to(cell)
+
+
+class Upstream:
+    """A client's stream of requests on its way to a cell; its first message says what it is about."""
+
+    def __init__(self, requests: AsyncIterator[Any]) -> None:
+        self._requests = requests
+        # What was wrong with a message of the client: the stream to the cell only tells that it was given up.
+        self.error: Error | None = None
+
+    async def first(self) -> Any:
+        """Return the first message. Raises InvalidArgument if there is none, or if it does not name anything."""
+        async for request in self._requests:
+            if not request.name:
+                raise InvalidArgument(
+                    "NAME_MISSING", "the first message of the stream names nothing", field="name", fix="set the name in it"
+                )
+            return request
+        raise InvalidArgument(
+            "STREAM_EMPTY", "the stream ended before its first message", field="name", fix="send a message that has the name"
+        )
+
+    async def mapped(self, first: Any, make: Callable[[Any], Any]) -> AsyncIterator[Any]:
+        """Yield `first`, then `make` of each message that follows."""
+        yield first
+        try:
+            async for request in self._requests:
+                yield make(request)
+        except Error as error:
+            self.error = error
+            raise
+
+
+def caller() -> Caller:
+    principal = current_principal()
+    return Caller(principal=principal.name, audience=int(principal.audience))  # type: ignore[arg-type]  # the numbers are the same

@@ -1,0 +1,67 @@
+"""Pools: where volumes and images lie. The cells that reach one are told of it."""
+
+from typing import Any
+
+from controller.region.create import Creatable, Outcome
+from controller.region.standard import Region
+from kumo.api.fleet.v1 import pool_pb2
+from kumo.api.fleet.v1.pool_pb2 import Pool
+from kumo.errors import FailedPrecondition, InvalidArgument
+from kumo.rpc.identity import Context
+from kumo.store.txn import Txn
+
+# There is at most one default because this key is.
+_DEFAULT_KEY = "default-pool"
+
+
+class Pools(Creatable[Pool]):
+    changeable = ("labels", "spec.cells", "spec.default")
+
+    def __init__(self, region: Region) -> None:
+        super().__init__(region, region.tables.pools, pool_pb2.DESCRIPTOR.services_by_name["Pools"])
+
+    async def CreatePool(self, request: Any, _context: Context) -> Pool:
+        async def fill(txn: Txn) -> Outcome[Pool]:
+            pool, _ = await self.draft(request)
+            _require_ceph_pools(pool)
+            if pool.spec.default:
+                _take_default(txn, pool)
+            return Outcome(self.created(txn, pool))
+
+        return await self.once(request, fill)
+
+    async def before_update(self, txn: Txn, old: Pool, new: Pool) -> None:
+        """A cell that holds something in a pool can be told of it no more only when it holds nothing there."""
+        if new.spec.default and not old.spec.default:
+            _take_default(txn, new)
+        elif old.spec.default and not new.spec.default:
+            txn.delete_key(_DEFAULT_KEY)
+
+    async def begin_end(self, txn: Txn, record: Pool) -> Pool:
+        if record.spec.default:
+            txn.delete_key(_DEFAULT_KEY)
+        return await super().begin_end(txn, record)
+
+
+def _take_default(txn: Txn, pool: Pool) -> None:
+    taken = FailedPrecondition(
+        "DEFAULT_POOL_TAKEN",
+        "another pool is the default one",
+        field="pool.spec.default",
+        fix="update that pool first to be the default no more",
+    )
+    txn.require_absent(_DEFAULT_KEY, taken)
+    txn.put(_DEFAULT_KEY, pool.uid.encode())
+
+
+def _require_ceph_pools(pool: Pool) -> None:
+    if pool.spec.driver != Pool.RBD:
+        return
+    for field in ("volume_pool", "image_pool"):
+        if not getattr(pool.spec, field):
+            raise InvalidArgument(
+                "CEPH_POOL_MISSING",
+                f"a pool of driver RBD needs {field}",
+                field=f"pool.spec.{field}",
+                fix="name a pool of the Ceph cluster",
+            )
