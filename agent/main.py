@@ -148,7 +148,7 @@ class Agent:
         if "storage" in config.roles:
             parts.append(self._storage.run())
         if "compute" in config.roles:
-            parts += [self._compute.run(), self._guests.run(self._compute.wake)]
+            parts += [self._hypervisor.run(self._compute.wake), self._guests.run(self._compute.wake), self._compute.run()]
         return parts
 
     def _listener(self) -> Server:

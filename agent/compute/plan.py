@@ -9,8 +9,9 @@ from agent.compute.driver import Domain, Process
 
 # A guest that is asked to stop gets so long; then its power is cut.
 GRACE_S = 60.0
-# A guest that is still booting misses its power button: it is pressed again.
-ASK_AGAIN_S = 10.0
+# A guest that is still booting misses its power button: it is pressed again, sooner at first.
+ASK_AGAIN_FIRST_S = 2.0
+ASK_AGAIN_MOST_S = 10.0
 # A guest that ran so long is started again at once when it ends; one that ended sooner waits, twice as long each time.
 STEADY_S = 600.0
 RESTART_FIRST_S = 1.0
@@ -241,8 +242,9 @@ def _stop(asked: Asked, world: World) -> Step:
         return AskToStop()
     if world.asked_first_s >= GRACE_S:
         return CutPower()
-    if world.asked_last_s >= ASK_AGAIN_S:
+    pause_s = min(ASK_AGAIN_MOST_S, max(ASK_AGAIN_FIRST_S, world.asked_first_s / 2))
+    if world.asked_last_s >= pause_s:
         return AskToStop()
     left_s = GRACE_S - world.asked_first_s
-    again_s = min(left_s, ASK_AGAIN_S - world.asked_last_s)
+    again_s = min(left_s, pause_s - world.asked_last_s)
     return Wait(STOPPING, f"the guest was asked to stop; in {left_s:.0f} s its power is cut", again_s)

@@ -139,9 +139,7 @@ class ServerReconciler:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._hypervisor.run(self.wake))
-            tasks.create_task(self._loop.run())
+        await self._loop.run()
 
     async def apply(self, command: ApplyServerRequest, within_s: float | None) -> ServerFacts:
         """Keep `command`, have the work begin, and return what is so at the moment."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.compute.console import ConsoleLogs
 from agent.compute.driver import Definition, Disk, Domain, FileSource, Hypervisor
 from agent.compute.fake import FakeHypervisor
 from agent.compute.libvirt import LibvirtHypervisor
@@ -37,9 +38,22 @@ class Bench:
     changes: list[str | None] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    listeners: list[Callable[[str | None], None]] = field(default_factory=list)
+
     def on_change(self, uid: str | None) -> None:
         self.changes.append(uid)
         self.changed.set()
+        for listener in self.listeners:
+            listener(uid)
+
+    async def printed(self, uid: str, text: bytes) -> None:
+        """Return once the console of `uid` has printed `text`."""
+        seen = b""
+        async with asyncio.timeout(30):
+            async for piece in ConsoleLogs(self.consoles).read(uid, follow=True):
+                seen += piece
+                if text in seen:
+                    return
 
     def disk(self, uid: str) -> Path:
         if self.host is not None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.compute.console import ConsoleLogs
 from agent.compute.driver import Definition
 from agent.compute.fake import FakeHypervisor
 from kumo.errors import NotFound
@@ -18,16 +17,6 @@ async def started(bench: Bench) -> Definition:
     await bench.hypervisor.start(definition)
     await bench.hypervisor.resume(definition.uid)
     return definition
-
-
-async def printed(bench: Bench, uid: str, text: bytes) -> None:
-    """Return once the console of `uid` has printed `text`."""
-    logs = ConsoleLogs(bench.consoles)
-    seen = b""
-    async for piece in logs.read(uid, follow=True):
-        seen += piece
-        if text in seen:
-            return
 
 
 async def test_what_was_defined_is_found_with_its_owner(bench: Bench) -> None:
@@ -57,7 +46,7 @@ async def test_a_server_waits_after_its_start_and_runs_when_resumed(bench: Bench
     await bench.hypervisor.resume(definition.uid)
     domain = await bench.running(definition.uid)
     assert not domain.paused and domain.process == waiting.process
-    await printed(bench, definition.uid, b"stub ready")
+    await bench.printed(definition.uid, b"stub ready")
     assert definition.uid in bench.changes
 
 
@@ -73,7 +62,7 @@ async def test_a_redefined_server_keeps_its_process(bench: Bench) -> None:
 
 async def test_a_guest_that_is_asked_to_stop_switches_itself_off(bench: Bench) -> None:
     definition = await started(bench)
-    await printed(bench, definition.uid, b"stub ready")
+    await bench.printed(definition.uid, b"stub ready")
     await bench.hypervisor.ask_to_stop(definition.uid)
 
     async def off() -> bool:
@@ -81,7 +70,7 @@ async def test_a_guest_that_is_asked_to_stop_switches_itself_off(bench: Bench) -
         return domain is not None and domain.process is None
 
     await bench.until("the guest is off", off)
-    await printed(bench, definition.uid, b"stub off")
+    await bench.printed(definition.uid, b"stub off")
 
 
 async def test_power_is_cut_at_once_and_twice_does_no_harm(bench: Bench) -> None:
@@ -122,12 +111,12 @@ async def test_nothing_is_left_of_what_was_undefined(bench: Bench) -> None:
 
 async def test_what_is_typed_reaches_the_guest(bench: Bench) -> None:
     definition = await started(bench)
-    await printed(bench, definition.uid, b"stub ready")
+    await bench.printed(definition.uid, b"stub ready")
     console = await bench.hypervisor.open_console(definition.uid)
     await console.send(b"q")
-    await printed(bench, definition.uid, b"q")
+    await bench.printed(definition.uid, b"q")
     await console.send(b"X")
-    await printed(bench, definition.uid, b"stub off")
+    await bench.printed(definition.uid, b"stub off")
 
     async def ended() -> bool:
         return console.closed or not await still_takes(console)
