@@ -70,7 +70,7 @@ class Events:
     def _on_links(self, data: bytes) -> None:
         for kind, _, _, body in nl.messages(data):
             if kind in (nl.RTM_NEWLINK, nl.RTM_DELLINK):
-                link = links.parse(body)
+                link = links.Link(body)
                 self._names[link.index] = link.name
                 self._wake(link.name)
                 if kind == nl.RTM_DELLINK and body[0] != socket.AF_BRIDGE:  # that one says that it left a bridge

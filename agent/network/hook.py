@@ -1,29 +1,28 @@
 """libvirt's `qemu` hook: before QEMU runs, moves each of a guest's taps into the data plane and plugs it in, or refuses the start.
 
-Standard library only, no libvirt (which waits for this), no agent: the files of admission.py say what goes where. For taps that
-they do not name, and whenever anything fails, it ends with 1, and libvirt does not start the guest.
+It works with no agent alive and does not call libvirt, which waits for it: the files of admission.py say what goes where. For a
+tap that they do not name, and whenever anything fails, it ends with 1, and libvirt does not start the guest.
 
 usage: python3 -I -S hook.py --state DIRECTORY GUEST OPERATION SUB-OPERATION EXTRA < domain.xml
 """
 
 import os
-import re
 import sys
-from pathlib import Path
 
-# libvirt starts this file by its path.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-
-from agent.network import admission, links, netns
-from agent.network import rtnetlink as nl
-
-# libvirt writes this XML and escapes all text in it, so nobody can put such an element into a description.
-_TAPS = re.compile(r"<target dev=['\"](kt[0-9a-f]+)['\"]\s*/>")
+_TAP = "<target dev='kt"
 
 
-def plug_in(tap: str, taps: Path) -> None:
+def taps_of(xml: str) -> list[str]:
+    """Return the names of the taps in a domain's XML. libvirt writes it, and escapes all text in it: no description can hold one."""
+    return ["kt" + rest.partition("'")[0] for rest in xml.split(_TAP)[1:]]
+
+
+def plug_in(tap: str, directory: str) -> None:
     """Move one tap out of the namespace in which libvirt made it, onto its bridge. Raises OSError with what is wrong."""
-    wanted = admission.get(taps, tap)
+    from agent.network import admission, links, netns
+    from agent.network import rtnetlink as nl
+
+    wanted = admission.get(directory, tap)
     if wanted is None:
         raise FileNotFoundError(f"{tap} is of no port whose rules are in force")
     with netns.visit(wanted.plane):
@@ -44,12 +43,12 @@ def main(arguments: list[str]) -> int:
     if len(arguments) < 4 or arguments[0] != "--state":
         print("usage: hook.py --state DIRECTORY GUEST OPERATION ...", file=sys.stderr)
         return 1
-    taps, guest, operation = Path(arguments[1]) / "taps", arguments[2], arguments[3]
+    directory, guest, operation = os.path.join(arguments[1], "taps"), arguments[2], arguments[3]
     if operation != "start":
         return 0
-    for tap in _TAPS.findall(sys.stdin.read()):
+    for tap in taps_of(sys.stdin.read()):
         try:
-            plug_in(tap, taps)
+            plug_in(tap, directory)
         except OSError as error:
             print(f"{guest}: {error}", file=sys.stderr)
             return 1
@@ -57,4 +56,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # libvirt starts this file by its path, with no site packages.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     sys.exit(main(sys.argv[1:]))

@@ -59,6 +59,7 @@ class KernelDriver:
 
     def __init__(self, config: KernelConfig) -> None:
         self._config = config
+        self._taps = str(config.taps)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._stuck = False
         self._plane_fd = -1
@@ -111,7 +112,7 @@ class KernelDriver:
             vnis=frozenset(vni for vni in vnis | self._legs.vnis() if vni is not None),
             taps=frozenset(link.name for link in found if link.name.startswith(names.TAP) and link.master),
             guarded=frozenset(rules.tap_of(element) for element in self._rules.in_force),
-            admitted=frozenset(admission.taps(self._config.taps)),
+            admitted=frozenset(admission.taps(self._taps)),
             tunnel_addresses=frozenset(key for _, key in self._host_rules.in_force),
             rules_intact=self._rules.is_intact() and self._host_rules.is_intact(),
         )
@@ -166,7 +167,7 @@ class KernelDriver:
         return await self._do(self._observe_port, tap, port)
 
     def _observe_port(self, tap: str, port: Port | None) -> ObservedPort:
-        link, admitted = links.get(self._route, tap), admission.get(self._config.taps, tap)
+        link, admitted = links.get(self._route, tap), admission.get(self._taps, tap)
         guarded = any(rules.tap_of(element) == tap for element in self._rules.in_force) if port is None else False
         if port is None:
             where = Tap.ABSENT if link is None else Tap.PLUGGED if link.master else Tap.LOOSE
@@ -177,7 +178,7 @@ class KernelDriver:
             network_ready=bridge is not None and bridge.up and self._legs.exists(port.vni),
             reachable=self._legs.knows(port.vni, port.address, port.mac),
             rules=self._rules.holds(_elements(port)),
-            admitted=admitted == self._admission(port),
+            admitted=admitted is not None and admitted.text() == self._admission(port).text(),
             tap=Tap.ABSENT if link is None else Tap.PLUGGED if plugged else Tap.LOOSE,
         )
 
@@ -193,7 +194,7 @@ class KernelDriver:
         self._rules.change(wanted, others)
 
     async def admit(self, port: Port) -> None:
-        await self._do(admission.put, self._config.taps, port.tap, self._admission(port))
+        await self._do(admission.put, self._taps, port.tap, self._admission(port))
 
     def _admission(self, port: Port) -> Admission:
         return Admission(str(self._config.plane), names.bridge(port.vni), port.mac, port.mtu)
@@ -210,7 +211,7 @@ class KernelDriver:
         await self._do(self._remove_tap, tap)
 
     def _remove_tap(self, tap: str) -> None:
-        admission.remove(self._config.taps, tap)
+        admission.remove(self._taps, tap)
         link = links.get(self._route, tap)
         if link is not None:
             self._route.call_all([links.change(link.index, up=False), links.change(link.index, nl.u32(links.IFLA_MASTER, 0))])

@@ -1,12 +1,13 @@
-"""Links as the kernel has them: read, change, join to a bridge, and the entries that say where frames go. Standard library only.
+"""Links as the kernel has them: read, change, join to a bridge, and the entries that say where frames go. Decides nothing.
 
-Which links there shall be is decided elsewhere; libvirt's hook joins taps with the same functions as the agent.
+libvirt's hook joins taps with the same functions as the agent, hence plain classes and nothing that takes long to import.
 """
 
+from __future__ import annotations
+
+import _socket
 import errno
-import socket
 import struct
-from dataclasses import dataclass
 
 from agent.network import rtnetlink as nl
 
@@ -23,12 +24,11 @@ PROTOCOL = 0x4B
 QUEUE_LENGTH = 1000
 
 
-@dataclass(frozen=True)
 class PortFlags:
     """What a bridge may do with a port. Nothing is learned from frames and nothing unknown is flooded."""
 
-    broadcast: bool = True
-    neigh_suppress: bool = False
+    def __init__(self, *, broadcast: bool = True, neigh_suppress: bool = False) -> None:
+        self.broadcast, self.neigh_suppress = broadcast, neigh_suppress
 
     def pairs(self) -> tuple[tuple[int, int], ...]:
         return (
@@ -43,19 +43,21 @@ class PortFlags:
 TAP_FLAGS = PortFlags()
 
 
-@dataclass(frozen=True)
 class Link:
-    """One link. `data` and `port` hold the attributes of its kind and of its place on a bridge."""
+    """One link, as the body of RTM_NEWLINK says. `data` and `port` hold the attributes of its kind and of its place on a bridge."""
 
-    index: int
-    name: str
-    kind: str
-    mac: str
-    mtu: int
-    up: bool
-    master: int
-    data: dict[int, bytes]
-    port: dict[int, bytes]
+    def __init__(self, body: bytes) -> None:
+        self.index, flags = struct.unpack_from("=4xiI", body)
+        found = nl.attributes(body[16:])
+        info = nl.attributes(found.get(IFLA_LINKINFO, b""))
+        self.name: str = found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+        self.kind: str = info.get(INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
+        self.mac: str = found.get(IFLA_ADDRESS, b"").hex(":")
+        self.mtu: int = struct.unpack("=I", found.get(IFLA_MTU, bytes(4)))[0]
+        self.up = bool(flags & IFF_UP)
+        self.master: int = struct.unpack("=I", found.get(IFLA_MASTER, bytes(4)))[0]
+        self.data = nl.attributes(info.get(INFO_DATA, b""))
+        self.port = nl.attributes(info.get(INFO_SLAVE_DATA, b""))
 
     def has_flags(self, flags: PortFlags) -> bool:
         return all(self.port.get(kind) == bytes([value]) for kind, value in flags.pairs())
@@ -66,29 +68,11 @@ def pack_mac(mac: str) -> bytes:
 
 
 def pack_address(address: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    return _socket.inet_pton(_socket.AF_INET6 if ":" in address else _socket.AF_INET, address)
 
 
 def ifinfo(index: int = 0, flags: int = 0, change: int = 0, family: int = 0) -> bytes:
     return struct.pack("=BxHiII", family, 0, index, flags, change)
-
-
-def parse(body: bytes) -> Link:
-    """Return the link in the body of RTM_NEWLINK."""
-    index, flags = struct.unpack_from("=4xiI", body)
-    found = nl.attributes(body[16:])
-    info = nl.attributes(found.get(IFLA_LINKINFO, b""))
-    return Link(
-        index=index,
-        name=found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
-        kind=info.get(INFO_KIND, b"").rstrip(b"\0").decode(errors="replace"),
-        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
-        mtu=struct.unpack("=I", found.get(IFLA_MTU, bytes(4)))[0],
-        up=bool(flags & IFF_UP),
-        master=struct.unpack("=I", found.get(IFLA_MASTER, bytes(4)))[0],
-        data=nl.attributes(info.get(INFO_DATA, b"")),
-        port=nl.attributes(info.get(INFO_SLAVE_DATA, b"")),
-    )
 
 
 def get(route: nl.Netlink, name: str) -> Link | None:
@@ -98,7 +82,7 @@ def get(route: nl.Netlink, name: str) -> Link | None:
         if nl.is_missing(error):
             return None
         raise
-    return parse(answers[0])
+    return Link(answers[0])
 
 
 def need(route: nl.Netlink, name: str) -> Link:
@@ -110,7 +94,7 @@ def need(route: nl.Netlink, name: str) -> Link:
 
 
 def dump(route: nl.Netlink) -> list[Link]:
-    return [parse(body) for body in route.call(nl.RTM_GETLINK, nl.NLM_F_DUMP, ifinfo())]
+    return [Link(body) for body in route.call(nl.RTM_GETLINK, nl.NLM_F_DUMP, ifinfo())]
 
 
 def change(index: int, *attributes: bytes, up: bool | None = None) -> tuple[int, int, bytes]:
@@ -145,18 +129,18 @@ def _neighbour(family: int, index: int, state: int, flags: int, *attributes: byt
 
 def station(link: int, mac: str) -> bytes:
     """Return the body of a bridge's entry that says: behind this link is this address, for good."""
-    return _neighbour(socket.AF_BRIDGE, link, NUD_NOARP, NTF_MASTER, nl.attribute(NDA_LLADDR, pack_mac(mac)))
+    return _neighbour(_socket.AF_BRIDGE, link, NUD_NOARP, NTF_MASTER, nl.attribute(NDA_LLADDR, pack_mac(mac)))
 
 
 def far_station(link: int, mac: str, tunnel_address: str) -> bytes:
     """Return the body of a tunnel's entry that says which host a MAC address is on."""
     address = nl.attribute(NDA_DST, pack_address(tunnel_address))
-    return _neighbour(socket.AF_BRIDGE, link, NUD_NOARP | NUD_PERMANENT, NTF_SELF, nl.attribute(NDA_LLADDR, pack_mac(mac)), address)
+    return _neighbour(_socket.AF_BRIDGE, link, NUD_NOARP | NUD_PERMANENT, NTF_SELF, nl.attribute(NDA_LLADDR, pack_mac(mac)), address)
 
 
 def neighbour(link: int, address: str, mac: str) -> bytes:
     """Return the body of a permanent neighbour."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
     destination, lladdr = nl.attribute(NDA_DST, pack_address(address)), nl.attribute(NDA_LLADDR, pack_mac(mac))
     return _neighbour(family, link, NUD_PERMANENT, 0, destination, lladdr, nl.u8(NDA_PROTOCOL, PROTOCOL))
 
@@ -179,15 +163,15 @@ def take_all(route: nl.Netlink, bodies: list[bytes]) -> None:
 def stations(route: nl.Netlink, link: int) -> set[tuple[str, str]]:
     """Return (MAC, tunnel address or "") of the static entries of one link, on its bridge and, for a tunnel, of its own."""
     found: set[tuple[str, str]] = set()
-    for body in route.call(nl.RTM_GETNEIGH, nl.NLM_F_DUMP, _neighbour(socket.AF_BRIDGE, link, 0, 0)):
+    for body in route.call(nl.RTM_GETNEIGH, nl.NLM_F_DUMP, _neighbour(_socket.AF_BRIDGE, link, 0, 0)):
         index, state, flags = struct.unpack_from("=4xiHB", body)
         attributes = nl.attributes(body[12:])
         mac = attributes.get(NDA_LLADDR, b"").hex(":")
         if index != link or not state & (NUD_NOARP | NUD_PERMANENT):
             continue
         if NDA_DST in attributes:
-            family = socket.AF_INET if len(attributes[NDA_DST]) == 4 else socket.AF_INET6
-            found.add((mac, socket.inet_ntop(family, attributes[NDA_DST])))
+            family = _socket.AF_INET if len(attributes[NDA_DST]) == 4 else _socket.AF_INET6
+            found.add((mac, _socket.inet_ntop(family, attributes[NDA_DST])))
         elif flags & NTF_SELF == 0 and not state & NUD_PERMANENT:  # a permanent one is the address of the link itself
             found.add((mac, ""))
     return found
@@ -196,18 +180,18 @@ def stations(route: nl.Netlink, link: int) -> set[tuple[str, str]]:
 def neighbours(route: nl.Netlink, link: int) -> set[tuple[str, str]]:
     """Return (address, MAC) of the permanent neighbours of one link."""
     found: set[tuple[str, str]] = set()
-    for family in (socket.AF_INET, socket.AF_INET6):
+    for family in (_socket.AF_INET, _socket.AF_INET6):
         request = _neighbour(family, 0, 0, 0, nl.u32(NDA_IFINDEX, link))
         for body in route.call(nl.RTM_GETNEIGH, nl.NLM_F_DUMP, request):
             index, state = struct.unpack_from("=4xiH", body)
             attributes = nl.attributes(body[12:])
             if index == link and state & NUD_PERMANENT and NDA_DST in attributes:
-                found.add((socket.inet_ntop(family, attributes[NDA_DST]), attributes.get(NDA_LLADDR, b"").hex(":")))
+                found.add((_socket.inet_ntop(family, attributes[NDA_DST]), attributes.get(NDA_LLADDR, b"").hex(":")))
     return found
 
 
 def has_neighbour(route: nl.Netlink, link: int, address: str, mac: str) -> bool:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
     try:
         answers = route.call(nl.RTM_GETNEIGH, 0, _neighbour(family, link, 0, 0, nl.attribute(NDA_DST, pack_address(address))))
     except OSError as error:

@@ -59,24 +59,32 @@ class NetworkReconciler:
         ports: Commands[ApplyPortRequest],
         *,
         on_facts: Callable[[PortFacts], None],
+        on_known: Callable[[], None] = lambda: None,
         is_certain: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`is_certain` says whether all commands could be read: while it does not, nothing is removed for being unwanted."""
+        """`on_known` is called once, when all ports that were held at the start have been looked at. `is_certain` says whether all
+        commands could be read: while it does not, nothing is removed for being unwanted.
+        """
         self._driver = driver
         self._files = files
         self._responder = responder
         self._networks = networks
         self._ports = ports
+        self._on_known = on_known
         self._is_certain = is_certain
+        self._unknown: set[str] = set()
         self._reports = Reports(on_facts)
         self._loop = Loop("network", self._reconcile, keys=self._keys, workers=4)
 
     async def start(self) -> None:
         """Bring the rules of all ports into force, before anything else happens."""
         self._files.prepare()
+        self._unknown = set(self._ports.held)
         ports = [port for uid in self._ports.held if (port := self._wanted_port(uid)) is not None]
         await self._driver.open(ports, self._tunnel_addresses(), self._on_change, keep=not self._is_certain())
         await self._give_dhcp()
+        if not self._unknown:
+            self._on_known()
 
     async def _give_dhcp(self) -> None:
         """A responder that started before there was a data plane could not listen in it."""
@@ -248,9 +256,11 @@ class NetworkReconciler:
         command = self._ports.held.get(uid)
         if command is None:
             self._reports.forget(uid)
+            self._looked_at(uid)
             return None
         if command.HasField("desired") and self._wanted_port(uid) is None:
             self._reports.unbound(uid, command.stamp, "NETWORK_NOT_APPLIED", "the network of the port is not on this host yet")
+            self._looked_at(uid)
             return None
         try:
             await self._settle_port(uid)
@@ -258,7 +268,15 @@ class NetworkReconciler:
             reason, why = (error.reason, error.message) if isinstance(error, Error) else ("KERNEL_REFUSED", str(error))
             self._reports.failed(uid, command.stamp, reason, why)
             raise
+        finally:
+            self._looked_at(uid)
         return None
+
+    def _looked_at(self, uid: str) -> None:
+        if uid in self._unknown:
+            self._unknown.discard(uid)
+            if not self._unknown:
+                self._on_known()
 
     async def _settle_port(self, uid: str) -> None:
         for _ in range(_MOST_STEPS):

@@ -1,14 +1,19 @@
-"""Speaks rtnetlink: packs requests, waits for answers, raises what the kernel said. Standard library only, and quick to import.
+"""Speaks rtnetlink: packs requests, waits for answers, raises what the kernel said.
 
-The general libraries for this cost a fifth of the memory that all of Kumo's processes may use, and ten times as long for a dump;
-libvirt's hook, which runs before each start of a guest, uses this too.
+The general libraries for this cost a tenth of the memory that all of Kumo's processes may use, and ten times as long for a dump.
+libvirt's hook, which runs before each start of a guest, uses this too: hence `_socket` and nothing that takes long to import.
 """
 
+from __future__ import annotations
+
+import _socket
 import errno
 import os
-import socket
 import struct
-from collections.abc import Iterator, Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK = 0x1, 0x2, 0x4
 NLM_F_DUMP = 0x300
@@ -73,8 +78,8 @@ def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 class Netlink:
     """A netlink socket of the namespace in which it was opened. Not for two threads at once."""
 
-    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    def __init__(self, protocol: int = _socket.NETLINK_ROUTE) -> None:
+        self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
         self._socket.bind((0, 0))
         self._socket.settimeout(_TIMEOUT_S)
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
