@@ -8,7 +8,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescr
 from kumo.errors import Error
 from kumo.rpc.call import Audience
 from kumo.rpc.fields import OPERATOR, TENANT, audience_of, is_own, method_audience, value_type
-from kumo.rpc.walk import M, Plan, compile_plan
+from kumo.rpc.walk import Plan, compile_plan
 
 
 def may_see(field: FieldDescriptor, audience: Audience) -> bool:
@@ -22,17 +22,8 @@ def plan_for(descriptor: Descriptor, audience: Audience) -> Plan | None:
     return compile_plan(descriptor, lambda field: not may_see(field, audience)) if is_own(descriptor) else None
 
 
-def visible(message: M, audience: Audience) -> M:
-    """Return `message` as `audience` may see it: itself where that is all of it, else a copy."""
-    plan = plan_for(message.DESCRIPTOR, audience)
-    return message if plan is None else plan.cleared(message)
-
-
-@cache
-def forbidden_input(descriptor: Descriptor, audience: Audience) -> Plan | None:
-    """Return which fields of a request this audience may not set: those it may not see, but for secrets, which are only taken in."""
-    if audience != Audience.TENANT:
-        return None
+def forbidden_to_tenants(descriptor: Descriptor) -> Plan | None:
+    """Return which fields of a request only an operator may set; secrets are for all, because they are only taken in."""
     return compile_plan(descriptor, lambda field: audience_of(field) == OPERATOR)
 
 

@@ -18,12 +18,12 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
 from kumo.errors import DeadlineExceeded, Error, Internal, PermissionDenied, ResourceExhausted, Unavailable
 from kumo.ids import new_uid
 from kumo.log import bind, get_logger
-from kumo.rpc.audience import ErrorFilter, visible
+from kumo.rpc.audience import ErrorFilter, plan_for
 from kumo.rpc.call import CALL, REQUEST_ID_KEY, Audience, Call, Principal
 from kumo.rpc.fields import method_audience
 from kumo.rpc.identity import Context, PrincipalOf
@@ -39,7 +39,6 @@ DURATION = Histogram(
     ["service", "method"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
-IN_FLIGHT = Gauge("kumo_rpc_in_flight_calls", "Calls being served.", ["service"])
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # A call that fails so is the caller's or nobody's fault, and one line of INFO is enough.
@@ -66,9 +65,10 @@ class _Method:
         self.service, self.name = service.full_name, descriptor.name
         self.audience = method_audience(descriptor) if public else Audience.INTERNAL
         self.check: Check = compile_check(descriptor, public=public)
+        self.takes_stream = bool(handler.request_streaming)
         self.is_stream = bool(handler.request_streaming or handler.response_streaming)
         self.duration = DURATION.labels(self.service, self.name)
-        self.in_flight = IN_FLIGHT.labels(self.service)
+        self.plans = {audience: plan_for(descriptor.output_type, audience) for audience in Audience}
         self._ended: dict[str, Any] = {}
 
     def ended(self, code: str, started: float) -> None:
@@ -111,18 +111,18 @@ class Interceptor:
             started = time.perf_counter()
             principal: Principal | None = None
             code = "OK"
-            method.in_flight.inc()
             try:
                 principal = self._enter(method, context)
                 request = self._checked(method, request, principal)
-                return visible(await inner(request, context), principal.audience)
+                answer = await inner(request, context)
+                plan = method.plans[principal.audience]
+                return answer if plan is None else plan.cleared(answer)
             except BaseException as error:
                 code, status = self._failure(method, error, principal)
                 if status is None:
                     raise
                 await context.abort_with_status(status)
             finally:
-                method.in_flight.dec()
                 self._leave(method, principal)
                 method.ended(code, started)
 
@@ -133,20 +133,19 @@ class Interceptor:
             started = time.perf_counter()
             principal: Principal | None = None
             code = "OK"
-            method.in_flight.inc()
             try:
                 principal = self._enter(method, context)
                 request = self._checked(method, request, principal)
+                plan = method.plans[principal.audience]
                 async with aclosing(inner(request, context)) as messages:  # type: ignore[type-var]  # wrap() saw a generator
                     async for message in messages:
-                        yield visible(message, principal.audience)
+                        yield message if plan is None else plan.cleared(message)
             except BaseException as error:
                 code, status = self._failure(method, error, principal)
                 if status is None:
                     raise
                 await context.abort_with_status(status)
             finally:
-                method.in_flight.dec()
                 self._leave(method, principal)
                 method.ended(code, started)
 
@@ -155,9 +154,12 @@ class Interceptor:
     def _enter(self, method: _Method, context: Context) -> Principal:
         """Bind the call's context; raises if this principal may not make this call now. What it counted, _leave() takes back."""
         request_id = _request_id(context)
-        bind(request_id=request_id, method=method.path)
-        principal = self._principal_of(context)
-        bind(principal=principal.name)
+        try:
+            principal = self._principal_of(context)
+        except Exception:
+            bind(request_id=request_id, method=method.path)
+            raise
+        bind(request_id=request_id, method=method.path, principal=principal.name)
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         if principal.audience < method.audience:
@@ -188,10 +190,10 @@ class Interceptor:
 
     def _checked(self, method: _Method, request: Any, principal: Principal) -> Any:
         """Return the request once checked, or the stream that checks each of its messages as it is read."""
-        if isinstance(request, Message):
-            method.check(request, principal.audience)
-            return request
-        return _checked_stream(method.check, request, principal.audience)
+        if method.takes_stream:
+            return _checked_stream(method.check, request, principal.audience)
+        method.check(request, principal.audience)
+        return request
 
     def _failure(self, method: _Method, error: BaseException, principal: Principal | None) -> tuple[str, grpc.Status | None]:
         """Return the code to count and the status to send; no status means that the exception itself must go on."""

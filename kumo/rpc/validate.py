@@ -13,7 +13,7 @@ from protovalidate import Validator
 from protovalidate import Violation as RuleViolation
 
 from kumo.errors import InvalidArgument, PermissionDenied
-from kumo.rpc.audience import forbidden_input
+from kumo.rpc.audience import forbidden_to_tenants
 from kumo.rpc.call import Audience
 from kumo.rpc.fields import IDENTIFIER, OUTPUT_ONLY, SECRET, audience_of, behaviors_of, is_map
 from kumo.rpc.status import Violation
@@ -46,11 +46,12 @@ def compile_check(method: MethodDescriptor, *, public: bool) -> Check:
     resource_type = resource.message_type if resource is not None else None
     is_create = method.name.startswith("Create")
     ignored = compile_plan(request, lambda field: _is_ignored(field, is_create=is_create)) if public else None
+    forbidden = forbidden_to_tenants(request) if public else None
 
     def check(message: Message, audience: Audience) -> None:
         if ignored is not None:
             ignored.clear(message)
-        if public and (forbidden := forbidden_input(request, audience)) is not None:
+        if forbidden is not None and audience == Audience.TENANT:
             _refuse_forbidden(forbidden.present(message))
         found = _VALIDATOR.collect_violations(message)
         if resource is None or resource_type is None:

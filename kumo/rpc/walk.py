@@ -18,24 +18,29 @@ M = TypeVar("M", bound=Message)
 class Plan:
     """What to clear in one message type, and which of its fields hold messages with something to clear."""
 
-    __slots__ = ("chosen", "maps", "repeated", "singles")
+    __slots__ = ("chosen", "maps", "names", "repeated", "singles")
 
     def __init__(self) -> None:
         self.chosen: tuple[FieldDescriptor, ...] = ()
+        self.names: tuple[str, ...] = ()
         self.singles: tuple[tuple[str, Plan], ...] = ()
         self.repeated: tuple[tuple[str, Plan], ...] = ()
         self.maps: tuple[tuple[str, Plan], ...] = ()
 
     def clear(self, message: Message) -> None:
         """Clear every chosen field in `message` and below."""
-        for field in self.chosen:
-            message.ClearField(field.name)
-        for below, plan in self._below(message):
-            plan.clear(below)
-
-    def finds(self, message: Message) -> bool:
-        """True if any chosen field is set in `message` or below."""
-        return next(self.present(message), None) is not None
+        # Written out, without _below(), because every answer of every call goes through here.
+        for name in self.names:
+            message.ClearField(name)
+        for name, plan in self.singles:
+            if message.HasField(name):
+                plan.clear(getattr(message, name))
+        for name, plan in self.repeated:
+            for item in getattr(message, name):
+                plan.clear(item)
+        for name, plan in self.maps:
+            for item in getattr(message, name).values():
+                plan.clear(item)
 
     def present(self, message: Message) -> Iterator[FieldDescriptor]:
         """Yield every chosen field that is set in `message` or below."""
@@ -46,9 +51,7 @@ class Plan:
             yield from plan.present(below)
 
     def cleared(self, message: M) -> M:
-        """Return `message` itself if no chosen field is set, else a copy without them: others may be reading the original."""
-        if not self.finds(message):
-            return message
+        """Return a copy of `message` without the chosen fields: others may be reading the original."""
         copy = type(message)()
         copy.CopyFrom(message)
         self.clear(copy)
@@ -80,6 +83,7 @@ def compile_plan(root: Descriptor, chosen: Chosen) -> Plan | None:
 
 def _fill(plan: Plan, descriptor: Descriptor, chosen: Chosen, plans: dict[str, Plan]) -> None:
     plan.chosen = tuple(field for field in descriptor.fields if chosen(field))
+    plan.names = tuple(field.name for field in plan.chosen)
     below = [(field, value_type(field)) for field in descriptor.fields if not chosen(field)]
     holding = [(field, plans[kind.full_name]) for field, kind in below if kind is not None and kind.full_name in plans]
     plan.maps = tuple((field.name, inner) for field, inner in holding if is_map(field))
