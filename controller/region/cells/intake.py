@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from controller.region.cells.shares import Own
 from controller.region.events import Events
 from controller.region.tables import Tables, by_kind
-from kumo.api.cell.v1.cell_pb2 import Fact, Facts
+from kumo.api.cell.v1.cell_pb2 import Fact, Facts, Verdict
 from kumo.log import get_logger
 from kumo.store.errors import Conflict
 from kumo.store.plane import Plane
@@ -38,6 +38,11 @@ class Heard:
     @property
     def has_ended(self) -> bool:
         return any(fact.ended for fact in self.facts)
+
+    @property
+    def is_over(self) -> bool:
+        """True if nothing of it is left in the cell, because it was to go or because the region took it back."""
+        return self.has_ended or any(fact.verdict.answer == Verdict.WITHDRAWN for fact in self.facts)
 
     @property
     def last(self) -> Fact:
@@ -101,13 +106,13 @@ class Intake:
             parts = await table.parts(heard.uid)
             if parts is not None:
                 self._add_thing(txn, table, heard, parts)
-                return heard.has_ended
+                return heard.is_over
         # Freed already, and the acknowledgement was lost; or of a time that the store does not remember.
-        return heard.has_ended
+        return heard.is_over
 
     def _add_thing(self, txn: Txn, table: Table[Any], heard: Heard, parts: Any) -> None:
         status = next((fact for fact in reversed(heard.facts) if fact.WhichOneof("of")), None)
-        if status is not None and not heard.has_ended:
+        if status is not None and not heard.is_over:
             txn.write_status(table, heard.uid, _status_alone(getattr(status, str(status.WhichOneof("of")))))
         before = own = Own.of(parts.placement)
         for fact in heard.facts:
