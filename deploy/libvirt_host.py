@@ -29,7 +29,7 @@ def _qemu_group() -> int:
 
 
 def prepare(lab: Lab) -> None:
-    for name in ("", "etc", "etc/qemu", "etc/hooks", "etc/secrets", "lib", "log", "cache", "run"):
+    for name in ("", "etc", "etc/qemu", "etc/hooks", "etc/secrets", "lib", "log", "log/consoles", "cache", "run"):
         make_directory(lab.libvirt / name)
     etc = lab.libvirt / "etc"
     identity = lab.libvirt / "host-uuid"
@@ -50,7 +50,8 @@ def prepare(lab: Lab) -> None:
     write(etc / "libvirt.conf", "")
     write(
         etc / "hooks" / "qemu",
-        f'#!/bin/sh\nexec /usr/bin/python3 -I -S {site_packages(lab.venv)}/{HOOK} --state {lab.agent}/network "$@"\n',
+        # libvirt waits for it at each phase of each start: only one of them is worth starting Python.
+        f'#!/bin/sh\n[ "$2" = start ] || exit 0\nexec /usr/bin/python3 -I -S {site_packages(lab.venv)}/{HOOK} --state {lab.agent}/network "$@"\n',
         mode=0o755,
     )
 
