@@ -3,12 +3,12 @@
 import os
 import platform
 from collections.abc import Callable, Iterable
-from importlib import metadata
 
 from agent.compute.kvm import Virt
 from agent.config import Config
 from agent.facts import FactBook
 from agent.stamps import Terms
+from kumo import VERSION
 from kumo.api.agent.v1.agent_pb2 import HostFacts
 
 _MIB = 1 << 20
@@ -31,7 +31,7 @@ class HostDescription:
             memory_mib=config.compute.memory_mib or _memory_mib(),
             virt_type=virt.kind,
             virt_reason=virt.reason,
-            agent_version=metadata.version("kumo"),
+            agent_version=VERSION,
             roles=config.roles,
         )
 

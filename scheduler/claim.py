@@ -3,6 +3,7 @@
 The booking of a host is one key that every claim on it replaces, so that two who choose at the same time cannot both commit.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kumo.api.cell.v1.record_pb2 import Booking, Claim
@@ -31,46 +32,62 @@ def claim_uid(server_uid: str, epoch: Epoch) -> str:
     return f"{server_uid}.{epoch.cell}.{epoch.host}"
 
 
-def add_claim(changes: Changes, keys: Keys, read: HostRead, claim: Claim, policy: Policy) -> None:
-    """Add to `changes` what books `claim` on the host, refused if the host, its booking or the claim changed since they were read.
+def add_claims(
+    changes: Changes,
+    keys: Keys,
+    hosts: Mapping[str, HostRead],
+    policy: Policy,
+    *,
+    booked: Claim | None = None,
+    freed: Iterable[tuple[Claim, int]] = (),
+) -> None:
+    """Add to `changes` what books and frees these claims, refused if a host, its booking or a claim changed since they were read.
 
-    Raises Conflict if the host as read has no room: what chose it looked at an older one.
+    `hosts` has the host of each claim, by uid; `freed` are claims with the revision that wrote them.
+    Raises Conflict if the host as read has no room for `booked`: what chose it looked at an older one.
     """
-    request = Request(claim.server_uid, claim.vcpus, claim.memory_mib)
-    failed = failing(Hosts.of([row_of(read.host, read.booking, policy)]), request, 0)
-    if failed:
-        raise Conflict(f"the room on {read.host.name}", failed=",".join(one.reason for one in failed))
-    host_key = keys.part(table_name(Host), read.host.uid, INTENT)
-    _replaces(changes, keys, host_key, read.revision)
-    _book(changes, keys, read, 1, claim)
-    claim_key = keys.part(table_name(Claim), claim.uid, INTENT)
-    _replaces(changes, keys, claim_key, 0)
-    value = serialized(claim)
-    changes.put(claim_key, value)
-    changes.witness = Witness(claim_key, 0, value)
-
-
-def add_release(changes: Changes, keys: Keys, read: HostRead, claim: Claim, claim_revision: int) -> None:
-    """Add to `changes` what frees `claim`, refused if it was freed already."""
-    claim_key = keys.part(table_name(Claim), claim.uid, INTENT)
-    _replaces(changes, keys, claim_key, claim_revision)
-    changes.delete(claim_key)
-    _book(changes, keys, read, -1, claim)
-
-
-def _book(changes: Changes, keys: Keys, read: HostRead, sign: int, claim: Claim) -> None:
-    before = read.booking or Booking(uid=read.host.uid, name=read.host.name)
-    after = Booking()
-    after.CopyFrom(before)
-    after.vcpus += sign * claim.vcpus
-    after.memory_mib += sign * claim.memory_mib
-    after.claim_count += sign
-    key = keys.part(table_name(Booking), read.host.uid, INTENT)
-    _replaces(changes, keys, key, read.booking_revision)
-    if after.claim_count:
-        changes.put(key, serialized(after))
-    else:
+    bookings = {uid: _copy(read.booking) or Booking(uid=uid, name=read.host.name) for uid, read in hosts.items()}
+    touched: set[str] = set()
+    for claim, revision in freed:
+        key = keys.part(table_name(Claim), claim.uid, INTENT)
+        _replaces(changes, keys, key, revision)
         changes.delete(key)
+        _add(bookings[claim.host_uid], claim, -1)
+        touched.add(claim.host_uid)
+    if booked is not None:
+        read = hosts[booked.host_uid]
+        _check(read.host, bookings[booked.host_uid], booked, policy)
+        _replaces(changes, keys, keys.part(table_name(Host), booked.host_uid, INTENT), read.revision)
+        key, value = keys.part(table_name(Claim), booked.uid, INTENT), serialized(booked)
+        _replaces(changes, keys, key, 0)
+        changes.put(key, value)
+        changes.witness = Witness(key, 0, value)
+        _add(bookings[booked.host_uid], booked, 1)
+        touched.add(booked.host_uid)
+    for uid in sorted(touched):
+        key = keys.part(table_name(Booking), uid, INTENT)
+        _replaces(changes, keys, key, hosts[uid].booking_revision)
+        if bookings[uid].claim_count:
+            changes.put(key, serialized(bookings[uid]))
+        else:
+            changes.delete(key)
+
+
+def _check(host: Host, booking: Booking, claim: Claim, policy: Policy) -> None:
+    request = Request(claim.server_uid, claim.vcpus, claim.memory_mib)
+    failed = failing(Hosts.of([row_of(host, booking, policy)]), request, 0)
+    if failed:
+        raise Conflict(f"the room on {host.name}", failed=",".join(one.reason for one in failed))
+
+
+def _copy(booking: Booking | None) -> Booking | None:
+    return Booking.FromString(booking.SerializeToString()) if booking is not None else None
+
+
+def _add(booking: Booking, claim: Claim, sign: int) -> None:
+    booking.vcpus += sign * claim.vcpus
+    booking.memory_mib += sign * claim.memory_mib
+    booking.claim_count += sign
 
 
 def _replaces(changes: Changes, keys: Keys, key: bytes, revision: int) -> None:

@@ -17,15 +17,15 @@ from kumo.clock import Clock, SystemClock
 from kumo.errors import Unavailable
 from kumo.log import get_logger
 from kumo.store import ops
+from kumo.store.commit import Changes, Committed, Committer, Refused, Witness
 from kumo.store.errors import Compacted, Conflict, Deposed
-from kumo.store.etcd import kv_pb2
+from kumo.store.etcd import kv_pb2, rpc_pb2
 from kumo.store.interface import EtcdClient
 from kumo.store.keys import INTENT, STATUS, Keys
 from kumo.store.loader import load_table
 from kumo.store.record import Entry, Etags, Indexes, M, serialized, table_name
 from kumo.store.replica import Replica, Step
 from kumo.store.term import Term
-from kumo.store.txn import Changes, Committed, Committer, Refused, Witness
 
 log = get_logger(__name__)
 
@@ -60,6 +60,10 @@ class View(Generic[M]):
     def status_revision(self, uid: str) -> int:
         entry = self._replica.entries.get(uid)
         return entry.status_revision if entry is not None else 0
+
+    def uid_of(self, name: str) -> str:
+        """Return the uid of the record of that name, or ""."""
+        return self._replica.uid_by_name.get(name, "")
 
     def find(self, index: str, value: str) -> list[M]:
         """Return the records that have `value` in `index`, in no order."""
@@ -123,13 +127,30 @@ class Change:
         self._replaces(key, replaces)
         self.changes.delete(key)
 
+    def remove(self, record_type: type[Message], uid: str) -> None:
+        """Delete the intent of a record that nobody changes, whether it is there or not."""
+        self.changes.delete(self.keys.part(table_name(record_type), uid, INTENT))
+
     def guard(self, record_type: type[Message], uid: str, part: str, revision: int) -> None:
         """Have the transaction fail if that part was changed since `revision`."""
         self._replaces(self.keys.part(table_name(record_type), uid, part), revision)
 
+    def claim_name(self, record: Message, name: str) -> None:
+        """Have the transaction fail if a record of this type has that name already."""
+        key = self.keys.name(table_name(type(record)), name)
+        self._replaces_created(key, 0)
+        self.changes.put(key, _uid(record).encode())
+
+    def free_name(self, record: Message, name: str) -> None:
+        self.changes.delete(self.keys.name(table_name(type(record)), name))
+
     @property
     def is_empty(self) -> bool:
         return not self.changes.operations
+
+    def _replaces_created(self, key: bytes, revision: int) -> None:
+        conflict = Conflict(self.keys.relative(key))
+        self.changes.require(ops.create_revision_is(key, revision), lambda _: conflict)
 
     def _replaces(self, key: bytes, revision: int) -> None:
         conflict = Conflict(self.keys.relative(key))
@@ -200,6 +221,11 @@ class Ledger:
         reasons = [guard.explain(found) for guard, found in result.failed]
         await self.reach(self._newest(result))
         raise next((error for error in reasons if isinstance(error, Deposed)), None) or (reasons or [Conflict("the store")])[0]
+
+    async def read(self, key: bytes) -> kv_pb2.KeyValue | None:
+        """Return what is under a key that is no record's, as the store has it now."""
+        found = await self.etcd.range(rpc_pb2.RangeRequest(key=key))
+        return found.kvs[0] if found.kvs else None
 
     async def reach(self, revision: int) -> None:
         """Return once everything up to `revision` is visible here. Raises Unavailable if that takes too long."""

@@ -262,6 +262,7 @@ class End(_message.Message):
     WITHDRAWN_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_TIME_FIELD_NUMBER: _builtins.int
+    SERVER_UID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name of the thing."""
     uid: _builtins.str
@@ -270,6 +271,8 @@ class End(_message.Message):
     """The kind."""
     withdrawn: _builtins.bool
     """The region took its placement back; the thing may be ordered again under a greater epoch."""
+    server_uid: _builtins.str
+    """The server that it was a part of, or plugged into; empty for none."""
     @_builtins.property
     def stamp(self) -> _stamp_pb2.Stamp:
         """The stamp of the command that was held last."""
@@ -292,10 +295,11 @@ class End(_message.Message):
         withdrawn: _builtins.bool = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         acknowledge_time: _timestamp_pb2.Timestamp | None = ...,
+        server_uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge_time", b"acknowledge_time", "end_time", b"end_time", "stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge_time", b"acknowledge_time", "end_time", b"end_time", "kind", b"kind", "name", b"name", "stamp", b"stamp", "uid", b"uid", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge_time", b"acknowledge_time", "end_time", b"end_time", "kind", b"kind", "name", b"name", "server_uid", b"server_uid", "stamp", b"stamp", "uid", b"uid", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

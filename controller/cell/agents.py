@@ -1,0 +1,90 @@
+"""The sessions with all hosts of the cell, as the records of hosts say; finds the one that a piece of work goes to.
+
+At most 64 hosts shake hands at a time, so that a leader that is elected does not spend its first seconds on all of them at once.
+"""
+
+import asyncio
+import itertools
+import random
+import zlib
+from collections.abc import Iterator
+
+from controller.cell.ledger import View
+from controller.cell.session import Dial, Listener, Session
+from kumo.api.fleet.v1.host_pb2 import Host
+from kumo.api.type.v1.stamp_pb2 import Term
+from kumo.clock import Clock
+from kumo.errors import Unavailable
+from kumo.log import get_logger
+
+log = get_logger(__name__)
+
+_HANDSHAKES = 64
+_JITTER_S = 1.0
+
+
+class Agents:
+    """Sessions by the uid of their host."""
+
+    def __init__(
+        self, hosts: View[Host], dial: Dial, term: Term, clock: Clock, listener: Listener, rng: random.Random | None = None
+    ) -> None:
+        self._hosts, self._dial, self._term, self._clock, self._listener = hosts, dial, term, clock, listener
+        self._rng = rng or random.Random()
+        self._count = itertools.count(1)
+        self._sessions: dict[str, Session] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        self._handshakes = asyncio.Semaphore(_HANDSHAKES)
+        hosts.on_change(lambda _uid: self._changed.set())
+
+    async def run(self) -> None:
+        """Keep one session for each host for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._changed.clear()
+                self._start_and_stop(tasks)
+                await self._changed.wait()
+
+    def get(self, host_uid: str) -> Session | None:
+        return self._sessions.get(host_uid)
+
+    def session(self, host_uid: str) -> Session:
+        """Raises Unavailable for a host that is not, or not yet, dialled."""
+        session = self._sessions.get(host_uid)
+        if session is None:
+            raise Unavailable("HOST_UNKNOWN", f"no session with host {host_uid}", fix="wait: it is being dialled", host_uid=host_uid)
+        return session
+
+    def all(self) -> Iterator[Session]:
+        yield from self._sessions.values()
+
+    def for_storage(self, uid: str) -> Session:
+        """Return a host that does work on shared storage: the same one for the same thing as long as it answers."""
+        able = [session for session in self._sessions.values() if session.has_role("storage")]
+        if not able:
+            raise Unavailable("NO_STORAGE_AGENT", "no host with the storage role answers", fix="bring up a host with the role storage")
+        return max(able, key=lambda session: (zlib.crc32(f"{session.host_uid}/{uid}".encode()), session.host_uid))
+
+    def _start_and_stop(self, tasks: asyncio.TaskGroup) -> None:
+        wanted = {host.uid: host for host in self._hosts.all()}
+        for uid, session in list(self._sessions.items()):
+            host = wanted.get(uid)
+            if host is None or host.spec.agent_address != session.address:
+                self._running.pop(uid).cancel()
+                del self._sessions[uid]
+                self._listener.host_changed(uid)
+        spread_s = min(_JITTER_S, 0.01 * len(wanted))
+        for uid, host in wanted.items():
+            if uid not in self._sessions:
+                name = host.name.removeprefix("hosts/")
+                session = Session(
+                    uid, name, host.spec.agent_address, self._dial, self._term, lambda: next(self._count), self._listener,
+                    self._clock.monotonic(),
+                )
+                self._sessions[uid] = session
+                self._running[uid] = tasks.create_task(self._keep(session, self._rng.uniform(0, spread_s)))
+
+    async def _keep(self, session: Session, delay_s: float) -> None:
+        await self._clock.sleep(delay_s)
+        await session.run(self._clock, self._rng, self._handshakes)

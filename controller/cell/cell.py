@@ -1,0 +1,26 @@
+"""What every reconciler of a cell works with, as one value made once a term."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from controller.cell.agents import Agents
+from controller.cell.ledger import Ledger
+from controller.cell.records import Records
+from controller.cell.report import Reporter
+from kumo.clock import Clock
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`underlay_mtu` is what the tunnels between hosts carry, in bytes of IP."""
+
+    name: str
+    underlay_mtu: int
+    ledger: Ledger
+    records: Records
+    agents: Agents
+    reporter: Reporter
+    clock: Clock
+
+    def now(self) -> datetime:
+        return self.clock.now()

@@ -1,0 +1,1 @@
+"""How a cell makes servers what they shall be."""

@@ -1,0 +1,1 @@
+"""How a cell makes hosts what they shall be."""

@@ -1,0 +1,1 @@
+"""How a cell makes pools what they shall be."""

@@ -1,0 +1,1 @@
+"""The image nouns of a cell."""

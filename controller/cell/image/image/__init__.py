@@ -1,0 +1,1 @@
+"""How a cell makes images what they shall be."""

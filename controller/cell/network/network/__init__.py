@@ -1,0 +1,1 @@
+"""How a cell makes networks what they shall be."""

@@ -1,0 +1,1 @@
+"""How a cell makes ports what they shall be."""

@@ -1,0 +1,1 @@
+"""The storage nouns of a cell."""

@@ -1,0 +1,1 @@
+"""How a cell makes attachments what they shall be."""

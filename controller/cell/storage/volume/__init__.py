@@ -1,0 +1,1 @@
+"""How a cell makes volumes what they shall be."""
