@@ -73,7 +73,8 @@ def running_ceph() -> Iterator[Ceph]:
     state = Path(tempfile.mkdtemp(prefix="kumo-ceph-", dir="/tmp"))
     state.chmod(0o755)
     lab = Lab(state, _free_base())
-    lab.log.mkdir()
+    for directory in (lab.log, lab.agent, lab.controller):
+        directory.mkdir()
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
         ceph.prepare(lab)

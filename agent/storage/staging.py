@@ -3,6 +3,7 @@ are is decided elsewhere; why an image was refused is kept here until it is dele
 """
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -13,19 +14,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from agent.state import StateFiles
 from agent.storage.inspect import Refused
 from agent.storage.sandbox import IMAGE_USER
 from kumo.api.agent.v1.state_pb2 import KeptImage
 from kumo.clock import Clock, SystemClock
-from kumo.errors import Aborted, FailedPrecondition, InvalidArgument, ResourceExhausted
+from kumo.errors import Aborted, FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from kumo.log import get_logger
 
 log = get_logger(__name__)
-
-T = TypeVar("T")
 
 _KIND = "images"
 _WRITE_BYTES = 4 << 20
@@ -116,7 +114,7 @@ class Staging:
         async with self.using(uid):
             upload = Upload(self, uid, await self._begin(uid, size_bytes))
             try:
-                await self.on_thread(upload.open)
+                await upload.on_thread(upload.open)
                 yield upload
             finally:
                 await asyncio.shield(upload.end())
@@ -175,8 +173,8 @@ class Staging:
     async def _remove_bytes(self, uid: str) -> None:
         await to_thread(shutil.rmtree, self._directory / uid, ignore_errors=True)
 
-    async def on_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    def on_thread(self, work: Callable[[], None]) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 class Upload:
@@ -189,6 +187,7 @@ class Upload:
         self._buffer = bytearray()
         # Bytes that were taken, of which `kept.received_bytes` are on the disk for certain.
         self._taken_bytes = kept.received_bytes
+        self._work: asyncio.Future[None] | None = None
 
     @property
     def received_bytes(self) -> int:
@@ -235,19 +234,32 @@ class Upload:
         self._buffer += data
         whole = expected + len(data) == self._kept.size_bytes
         if len(self._buffer) >= _WRITE_BYTES or whole:
-            await self._staging.on_thread(self._write)
+            await self.on_thread(self._write)
         if whole or self._taken_bytes - self._kept.received_bytes >= _SYNC_BYTES:
             await self._sync()
             return True
         return False
 
+    async def on_thread(self, work: Callable[[], None]) -> None:
+        self._work = self._staging.on_thread(work)
+        try:
+            await asyncio.shield(self._work)
+        except OSError as error:
+            message = f"writing image {self._uid} to the staging folder: {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ResourceExhausted("STAGING_FULL", message, fix="free space on the host", uid=self._uid) from error
+            raise Unavailable("STAGING_FAILED", message, fix="look at the host's disk", uid=self._uid) from error
+
     async def end(self) -> None:
         """Make certain what has come so far, and close."""
+        if self._work is not None:
+            # A thread cannot be cancelled: it may still write for who was.
+            await asyncio.wait([self._work])
         if self._descriptor < 0:
             return
         try:
             if self._buffer:
-                await self._staging.on_thread(self._write)
+                await self.on_thread(self._write)
             if self._taken_bytes > self._kept.received_bytes:
                 await self._sync()
         finally:
@@ -268,7 +280,7 @@ class Upload:
         self._taken_bytes = offset + len(data)
 
     async def _sync(self) -> None:
-        await self._staging.on_thread(lambda: os.fsync(self._descriptor))
+        await self.on_thread(lambda: os.fsync(self._descriptor))
         whole = self._taken_bytes == self._kept.size_bytes
         kept = KeptImage(size_bytes=self._kept.size_bytes, received_bytes=self._taken_bytes)
         if whole:
