@@ -152,7 +152,10 @@ class LibvirtHypervisor:
                 log.warning("libvirt lost", uri=self._uri)
                 on_change(None)
         finally:
-            self._connection = None
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                with suppress(Error):
+                    await self._call("connection", _LOOK_S, connection.close)
 
     async def _connect(self, lost: asyncio.Event, on_change: Callable[[str | None], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -160,11 +163,11 @@ class LibvirtHypervisor:
         def work() -> Any:
             connection = libvirt.open(self._uri)
             connection.setKeepAlive(_KEEPALIVE_S, _KEEPALIVE_COUNT)
-            connection.registerCloseCallback(lambda *_: loop.call_soon_threadsafe(lost.set), None)
+            connection.registerCloseCallback(lambda *_: _tell(loop, lost.set), None)
             connection.domainEventRegisterAny(
                 None,
                 libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-                lambda _connection, domain, *_: loop.call_soon_threadsafe(on_change, domain.name()),
+                lambda _connection, domain, *_: _tell(loop, on_change, domain.name()),
                 None,
             )
             return connection
@@ -297,6 +300,12 @@ class _LibvirtConsole:
             return
         if what & (libvirt.VIR_STREAM_EVENT_HANGUP | libvirt.VIR_STREAM_EVENT_ERROR):
             self._ended()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:
+    """Call in the event loop, from libvirt's thread."""
+    with suppress(RuntimeError):  # the loop is closed: the process is ending
+        loop.call_soon_threadsafe(call, *arguments)
 
 
 def _owner(domain: Any) -> xml.Owner | None:

@@ -242,7 +242,7 @@ def _stop(asked: Asked, world: World) -> Step:
         return AskToStop()
     if world.asked_first_s >= GRACE_S:
         return CutPower()
-    pause_s = min(ASK_AGAIN_MOST_S, max(ASK_AGAIN_FIRST_S, world.asked_first_s / 2))
+    pause_s = min(ASK_AGAIN_MOST_S, max(ASK_AGAIN_FIRST_S, world.asked_first_s - world.asked_last_s))
     if world.asked_last_s >= pause_s:
         return AskToStop()
     left_s = GRACE_S - world.asked_first_s

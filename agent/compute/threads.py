@@ -26,38 +26,48 @@ class KeyedThreads:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._threads = 0
         self._busy: dict[str, asyncio.Future[Any]] = {}
-
-    def is_busy(self, key: str) -> bool:
-        """True while a call for `key` has not returned, also after its caller gave up on it."""
-        return key in self._busy
+        # Calls whose callers gave up, and that have not returned.
+        self._abandoned: set[asyncio.Future[Any]] = set()
 
     async def call(self, key: str, timeout_s: float, work: Callable[[], T]) -> T:
-        """Return what `work` returns. Raises Unavailable after `timeout_s`, and at once while an earlier call of `key` hangs."""
-        if key in self._busy:
-            raise Unavailable("CALL_STUCK", f"an earlier call about {key} has not returned yet", fix="look at its process", key=key)
+        """Return what `work` returns, called after earlier calls of `key` have returned.
+
+        Raises Unavailable after `timeout_s`, and at once while a call of `key` hangs that somebody gave up on.
+        """
+        future: asyncio.Future[Any] | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (earlier := self._busy.get(key)) is not None:
+                    if earlier in self._abandoned:
+                        raise _stuck(key, "an earlier call has not returned yet")
+                    await asyncio.wait([earlier])
+                future = self._submit(key, work)
+                # Shielded: the thread cannot be cancelled, and its key is busy until it has returned.
+                result: T = await asyncio.shield(future)
+                return result
+        except TimeoutError as error:
+            if future is not None:
+                self._abandoned.add(future)
+            raise _stuck(key, f"it did not return within {timeout_s:g} s") from error
+
+    def _submit(self, key: str, work: Callable[[], T]) -> asyncio.Future[Any]:
         if len(self._busy) >= self._most:
             raise Unavailable("CALLS_STUCK", f"{self._most} calls have not returned", fix="look at libvirtd and the guests' processes")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._busy[key] = future
-        future.add_done_callback(lambda _: self._busy.pop(key, None))
+        future.add_done_callback(lambda done: self._returned(key, done))
         self._jobs.put((loop, future, work))
         if self._threads < len(self._busy):
             self._threads += 1
             threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
-        try:
-            async with asyncio.timeout(timeout_s):
-                # Shielded: the thread cannot be cancelled, and its key is busy until it has returned.
-                result: T = await asyncio.shield(future)
-                return result
-        except TimeoutError as error:
-            future.add_done_callback(_retrieve)
-            raise Unavailable(
-                "CALL_STUCK", f"a call about {key} did not return within {timeout_s:g} s", fix="look at its process", key=key
-            ) from error
-        except asyncio.CancelledError:
-            future.add_done_callback(_retrieve)
-            raise
+        return future
+
+    def _returned(self, key: str, future: asyncio.Future[Any]) -> None:
+        self._busy.pop(key, None)
+        self._abandoned.discard(future)
+        if not future.cancelled():
+            future.exception()  # looked at, or asyncio complains where nobody waits for it any more
 
     def _work(self) -> None:
         while True:
@@ -80,7 +90,5 @@ def _finish(future: asyncio.Future[Any], result: object, error: Exception | None
         future.set_result(result)
 
 
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Take what nobody waits for any more, or asyncio complains that it was never looked at."""
-    if not future.cancelled():
-        future.exception()
+def _stuck(key: str, why: str) -> Unavailable:
+    return Unavailable("CALL_STUCK", f"a call about {key}: {why}", fix="look at its process", key=key)
