@@ -72,6 +72,8 @@ class Mirror(Generic[M]):
 
     async def wait(self, revision: int = 0, timeout_s: float = _WAIT_S) -> None:
         """Return once the mirror is loaded and at least at `revision`. Raises Unavailable when that takes too long."""
+        if self._loaded.is_set() and self.revision >= revision:
+            return  # what nearly every read finds; a timer each would cost more than the read itself
         try:
             async with asyncio.timeout(timeout_s):
                 await self._loaded.wait()
