@@ -131,7 +131,7 @@ class WatchStream:
 
     def silent_s(self) -> float:
         """How long ago anything came; progress is asked for when nothing else does, so that this is small while etcd answers."""
-        return self._clock.monotonic() - self._answered_at
+        return self._clock.monotonic() - self._answered_at if self._watches else 0.0
 
     async def run(self) -> None:
         """Keep a stream open while there are watches; never returns."""
@@ -189,6 +189,10 @@ class WatchStream:
             while True:
                 done, _ = await asyncio.wait((reading,), timeout=self._silence_s / 2)
                 if not done:
+                    if not self._watches:
+                        # etcd answers for progress only where something is watched: this silence says nothing.
+                        reading.cancel()
+                        return
                     if self._clock.monotonic() - self._heard_at > self._silence_s:
                         self._endpoints.fault(endpoint, "the watch stream is silent")
                         reading.cancel()
