@@ -277,7 +277,6 @@ def make_pools(lab: Lab, cluster: Any) -> None:
 
 def _hand_out(lab: Lab, cluster: Any, directory: Path, owner: int, entity: str, caps: dict[str, str]) -> None:
     """Write `ceph.conf` and the key of `entity` into a directory of the process that will be it."""
-    make_directory(directory.parent, owner, 0o750)
     make_directory(directory, owner, 0o700)
     listed = [part for pair in caps.items() for part in pair]
     found = command(cluster, "auth get", entity=entity) if _exists(cluster, entity) else None

@@ -87,7 +87,7 @@ def register(lab: Lab, session: Session) -> None:
 def bring_image(session: Session, file: Path) -> None:
     noun, name = NOUNS["image"], session.full_name(NOUNS["image"], IMAGE)
     _create(session, noun, IMAGE, Image(spec=Image.Spec(format=Image.QCOW2, size_bytes=file.stat().st_size)))
-    if get(session, noun, name).status.state in (Image.STATE_UNSPECIFIED, Image.UPLOADING):
+    if get(session, noun, name).status.state in (Image.STATE_UNSPECIFIED, Image.PENDING, Image.UPLOADING):
         upload_file(session, noun, name, file)
     follow(session, noun, name, "settled", WAIT_S)
 

@@ -48,12 +48,9 @@ def prepare(lab: Lab) -> None:
     )
     write(etc / "virtlogd.conf", 'log_outputs = "3:stderr"\nmax_size = 1048576\nmax_backups = 2\n')
     write(etc / "libvirt.conf", "")
-    write(
-        etc / "hooks" / "qemu",
-        # libvirt waits for it at each phase of each start: only one of them is worth starting Python.
-        f'#!/bin/sh\n[ "$2" = start ] || exit 0\nexec /usr/bin/python3 -I -S {site_packages(lab.venv)}/{HOOK} --state {lab.agent}/network "$@"\n',
-        mode=0o755,
-    )
+    # libvirt waits for it at each phase of each start: only one of them is worth starting Python.
+    program = f'/usr/bin/python3 -I -S {site_packages(lab.venv)}/{HOOK} --state {lab.agent}/network "$@"'
+    write(etc / "hooks" / "qemu", f'#!/bin/sh\n[ "$2" = start ] || exit 0\nexec {program}\n', mode=0o755)
 
 
 def services(lab: Lab) -> list[Service]:

@@ -84,8 +84,9 @@ def prepare(lab: Lab) -> None:
     root = _kept(lab.pki / "region-ca", lambda: authority.new_root(f"Kumo region {lab.region}", now))
     cell = _kept(lab.pki / "cell-ca", lambda: authority.new_plane(root, lab.cell, lab.region, now))
     etcd = _kept(lab.pki / "etcd-ca", lambda: authority.new_root(f"Kumo etcd of {lab.region}", now))
-    for directory, owner in ((lab.controller, User.CONTROLLER), (lab.agent, User.ROOT)):
-        make_directory(directory, owner, 0o750)
+    # Others may pass through the agent's directory, to what is theirs in it, and look into nothing.
+    for directory, owner, mode in ((lab.controller, User.CONTROLLER, 0o750), (lab.agent, User.ROOT, 0o711)):
+        make_directory(directory, owner, mode)
         make_directory(directory / "tls", owner, 0o700)
         write(directory / "tls" / "ca.crt", root.cert_pem, owner)
     make_directory(lab.etcd)

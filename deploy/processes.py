@@ -7,32 +7,21 @@ opens its sockets as root and gives all of it up itself. Inside the lab /run end
 import http.client
 from pathlib import Path
 
+from agent.privileges import Capability
 from deploy.control import Service
 from deploy.etcd_binary import Etcd
 from deploy.files import make_directory, write
 from deploy.layout import Lab, Port, User
 
-# What the agent does with them: links, rules and namespaces; consoles and files of other users; the image child and what it may not do.
-AGENT_CAPABILITIES = [
-    "chown",
-    "dac_override",
-    "dac_read_search",
-    "fowner",
-    "fsetid",
-    "kill",
-    "net_admin",
-    "net_bind_service",
-    "net_raw",
-    "setgid",
-    "setpcap",
-    "setuid",
-    "sys_admin",
-    "sys_chroot",
-    "sys_ptrace",
-]
 RESPONDER_CAPABILITIES = ["dac_override", "net_admin", "net_raw", "setgid", "setuid", "sys_admin"]
 RUN = Path("/run/kumo")
+NAMESPACES = RUN / "netns"
 HEALTH_S = 2.0
+METRICS = {
+    "kumo-guest-responder": Port.GUEST_METRICS,
+    "kumo-agent": Port.AGENT_METRICS,
+    "kumo-controller": Port.CONTROLLER_METRICS,
+}
 
 
 def _toml(tables: dict[str, dict[str, object]]) -> str:
@@ -74,12 +63,37 @@ def _controller(lab: Lab, etcd: Etcd) -> str:
     )
 
 
+def _agent(lab: Lab) -> str:
+    return _toml(
+        {
+            "": {
+                "region": lab.region,
+                "cell": lab.cell,
+                "host": lab.host,
+                "listen": lab.address(Port.AGENT),
+                "metrics": lab.address(Port.AGENT_METRICS),
+                "tls": lab.agent / "tls",
+                "state": lab.agent,
+            },
+            "network": {
+                "tunnel_address": "127.0.0.1",
+                "tunnel_port": lab.port(Port.TUNNEL),
+                "namespaces": NAMESPACES,
+                "guest_files": lab.guest / "answers",
+                "responder": RUN / "responder.sock",
+                "guest_gid": User.GUEST,
+            },
+            "storage": {"ceph_conf": lab.agent / "ceph" / "ceph.conf", "ceph_user": f"client.agent-{lab.host}"},
+        }
+    )
+
+
 def _responder(lab: Lab) -> str:
     return _toml(
         {
             "": {
                 "directory": lab.guest / "answers",
-                "plane": RUN / "netns" / "dp",
+                "plane": NAMESPACES / "dp",
                 "socket": RUN / "responder.sock",
                 "metrics": lab.address(Port.GUEST_METRICS),
                 "uid": User.GUEST,
@@ -93,6 +107,7 @@ def prepare(lab: Lab, etcd: Etcd) -> None:
     make_directory(lab.guest)
     make_directory(lab.guest / "answers", User.GUEST, 0o750)
     write(lab.controller / "config.toml", _controller(lab, etcd), User.CONTROLLER, 0o640)
+    write(lab.agent / "config.toml", _agent(lab))
     write(lab.guest / "config.toml", _responder(lab))
     context = f'{{address: "{lab.address(Port.API)}", ca: {lab.cli}/ca.crt, server_name: localhost, project: default}}'
     write(lab.cli / "context.yaml", f"current: {lab.region}\ncontexts:\n  {lab.region}: {context}\n")
@@ -115,7 +130,7 @@ def services(lab: Lab) -> list[Service]:
             "name": "kumo-agent",
             "argv": [*python, "agent.main", "--config", str(lab.agent / "config.toml")],
             "uid": User.ROOT,
-            "capabilities": AGENT_CAPABILITIES,
+            "capabilities": [capability.name.lower() for capability in Capability],
             "umask": 0o022,
             "nofile": 16384,
             "env": env,

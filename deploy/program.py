@@ -14,6 +14,7 @@ import venv
 from importlib import metadata
 from pathlib import Path
 
+from deploy import installed
 from deploy.layout import CHECKOUT, Lab
 
 PACKAGES = ("kumo", "storage", "scheduler", "controller", "agent", "cli")
@@ -85,6 +86,7 @@ def refresh(lab: Lab) -> bool:
             _copy_dependencies(lab.venv, site_packages(CHECKOUT / ".venv"))
             stamp.write_text(digest)
         target = site_packages(lab.venv)
+        installed.record(target)
         for package in PACKAGES:
             if (CHECKOUT / package).is_dir() and _sync(CHECKOUT / package, target / package):
                 changed = True

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy import etcd_binary, packages
+from deploy import etcd_binary, installed, packages
 from deploy.image import build
 from deploy.layout import CHECKOUT
 
@@ -22,7 +22,8 @@ LOCKS = {"run": CHECKOUT / "requirements.lock", "develop": CHECKOUT / "requireme
 
 
 def _digest(lock: Path) -> str:
-    return hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    project = (CHECKOUT / "pyproject.toml").read_bytes()
+    return hashlib.sha256(lock.read_bytes() + project + sys.version.encode()).hexdigest()
 
 
 def _stamp(kind: str) -> Path:
@@ -53,6 +54,7 @@ def _environment(kinds: list[str]) -> None:
     # The checkout itself is found without being installed, so that a change needs no second installation.
     site = next((VENV / "lib").glob("python3*/site-packages"))
     (site / "kumo-checkout.pth").write_text(f"{CHECKOUT}\n")
+    installed.record(site)
     _commands()
     for kind in kinds:
         _stamp(kind).write_text(_digest(LOCKS[kind]))

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from cli.failure import Failure
@@ -19,6 +20,7 @@ from deploy.layout import DEFAULT_PORT_BASE, DEFAULT_STATE, Lab, Port, load
 from deploy.steps import Steps, fail
 
 START_S = 60
+GIVEN_UP_STARTS = 5
 TRY = "Try: .venv/bin/kumo server list, or kumo server console hello (Ctrl-] leaves)"
 
 
@@ -90,12 +92,23 @@ def _start(lab: Lab, steps: Steps, etcd: Etcd, only: str) -> None:
     control.ask(lab, "reload")
     from deploy import hello
 
-    with steps.step("controller, agent, guest responder"):
-        for port in (Port.CONTROLLER_METRICS, Port.AGENT_METRICS, Port.GUEST_METRICS):
-            control.wait_for(f"port {lab.port(port)}", lambda port=port: processes.is_alive(lab, port), START_S)  # type: ignore[misc]
-        with contextlib.closing(hello.open_session(lab)) as session:
-            control.wait_for("the region's API", lambda: hello.serves(session), START_S)
+    with steps.step("controller, agent, guest responder"), contextlib.closing(hello.open_session(lab)) as session:
+        for name, port in processes.METRICS.items():
+            control.wait_for(name, partial(_answers, lab, name, port), START_S)
+        control.wait_for("the region's API", lambda: hello.serves(session), START_S)
     hello.run(lab, steps)
+
+
+def _answers(lab: Lab, name: str, port: Port) -> bool:
+    """Whether a process answers. Raises RuntimeError with its last words if it ends again and again."""
+    if processes.is_alive(lab, port):
+        return True
+    found = next(one for one in control.ask(lab, "status")["services"] if one["name"] == name)
+    if found["starts"] > GIVEN_UP_STARTS:
+        said = (lab.log / f"{name}.log").read_text(errors="replace").splitlines()
+        words = [line for line in said if not line.startswith("supervisor:")]
+        raise RuntimeError(f"{name} ends again and again, the last time with: {words[-1] if words else 'no word'}")
+    return False
 
 
 def main(argv: list[str] | None = None) -> int:
