@@ -15,7 +15,7 @@ def monitors_of(mon_host: str) -> tuple[tuple[str, int], ...]:
     for group in _groups(mon_host):
         parts = [part.partition(":") for part in group if part.startswith(("v1:", "v2:"))]
         wanted = next((rest for kind, _, rest in parts if kind == "v1"), None) or next((rest for _, _, rest in parts), None) or group[0]
-        host, colon, port = wanted.rpartition(":")
+        host, colon, port = wanted.partition("/")[0].rpartition(":")
         if not colon or host.endswith(":") or (":" in host and not host.startswith("[")):
             host, port = wanted, "6789"
         found.append((host, int(port)))

@@ -15,7 +15,9 @@ def lock_owners(volumes: Any, uid: str) -> list[str]:
     """Return the addresses (ip:port/nonce) of who holds the lock of a volume; none if it is free or gone."""
     try:
         with rbd.Image(volumes, volume_name(uid), read_only=True) as image:
-            return [str(owner["owner"]) for owner in image.lock_get_owners()]
+            # Not lock_get_owners(): it wants the image open for writing, and so a watch of our own on it.
+            lockers = image.list_lockers()
+            return sorted({str(address) for _, _, address in lockers["lockers"]}) if lockers else []
     except rbd.ImageNotFound:
         return []
 
