@@ -27,7 +27,8 @@ log = get_logger(__name__)
 
 _KIND = "images"
 _WRITE_BYTES = 4 << 20
-_SYNC_BYTES = 32 << 20
+# Less than what a client sends ahead of acknowledgements (8 MiB), or both would wait.
+_SYNC_BYTES = 4 << 20
 _HASH_BYTES = 1 << 20
 _ZEROS = bytes(_HASH_BYTES)
 
