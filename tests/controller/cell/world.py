@@ -38,6 +38,7 @@ from kumo.rpc.client import channel
 from kumo.store.client import Etcd
 from kumo.store.plane import Plane
 from kumo.tls import TlsFiles
+from tests.controller.cell.fate import Fate, MortalEtcd
 from tests.etcd import free_ports
 from tests.pki import Pki
 
@@ -173,10 +174,17 @@ class Region:
         await self.until(lambda: self.server(uid).status.state == state, f"server is {Server.State.Name(state)}")
 
     async def create_host(self, name: str, agent_address: str, **spec: Any) -> host_pb2.Host:
-        made = host_pb2.Host(spec=host_pb2.Host.Spec(cell=CELL, agent_address=agent_address, tunnel_address="127.0.0.1", storage_address="127.0.0.1", **spec))
+        """Create a host and wait until its agent is heard; the facts have to be followed."""
+        asked = {"tunnel_address": "127.0.0.1", "storage_address": "127.0.0.1", **spec}
+        made = host_pb2.Host(spec=host_pb2.Host.Spec(cell=CELL, agent_address=agent_address, **asked))
         request = cell_pb2.CreateHostRequest(request=host_pb2.CreateHostRequest(host_id=name, host=made))
         async with self.channel() as dialled:
-            return await cell_pb2_grpc.HostsStub(dialled).CreateHost(request, timeout=5.0)  # type: ignore[no-any-return]
+            host: host_pb2.Host = await cell_pb2_grpc.HostsStub(dialled).CreateHost(request, timeout=5.0)
+        await self.until(lambda: self.host(host.uid).status.state == host_pb2.Host.UP, f"{host.name} is UP")
+        return host
+
+    def host(self, uid: str) -> host_pb2.Host:
+        return self.facts[uid].host if uid in self.facts else host_pb2.Host()
 
 
 @dataclass
@@ -191,14 +199,15 @@ class Cloud:
     region: Region
 
     @asynccontextmanager
-    async def lead(self) -> AsyncIterator[CellPlane]:
-        """Run one controller of the cell inside the block; leaving it is as sudden as a kill, but for the lease."""
+    async def lead(self, fate: Fate | None = None) -> AsyncIterator[CellPlane]:
+        """Run one controller of the cell inside the block, which ends it; `fate` may strike it before that."""
         tls = self.pki.files(CELL, "controller", "h1")
         config = CellConfig(name=CELL, listen=f"127.0.0.1:{self.port}", store=self.etcd_addresses)
-        async with Etcd(self.etcd_addresses) as etcd:
+        fate = fate or Fate()
+        async with MortalEtcd(self.etcd_addresses, fate) as etcd:
             plane = await Plane.open(etcd, self.prefix, format_version=1)
             async with plane:
-                runner = CellPlane(config, plane, agent_dial(tls, CELL, REGION), SystemClock())
+                runner = CellPlane(config, plane, fate.mortal(agent_dial(tls, CELL, REGION)), SystemClock())
                 async with running(runner.run(tls, REGION, lease_s=2)):
                     await until_leading(runner)
                     yield runner
