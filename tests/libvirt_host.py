@@ -85,14 +85,15 @@ def _prepare(directory: Path) -> Path:
     return services
 
 
-def _start(directory: Path, services: Path) -> "subprocess.Popen[bytes]":
+def _start(directory: Path, services: Path, *, own_network: bool) -> "subprocess.Popen[bytes]":
     mounts = "".join(f"mkdir -p {target}; mount --bind {directory}/{name} {target}; " for name, target in _MOUNTS.items())
     # With a /sys of its own there are no cgroups: libvirt would put the guests beside those of other libvirtds of the machine.
     script = (
-        "set -e; mount -t tmpfs run /run; mkdir /run/lock; umount -l /sys; mount -t sysfs sysfs /sys; ip link set lo up; "
+        "set -e; mount -t tmpfs run /run; mkdir /run/lock; umount -l /sys; mount -t sysfs sysfs /sys; "
         f"{mounts} exec /usr/bin/python3 -I -S {_SUPERVISOR} {services}"
     )
-    unshare = ["unshare", "--mount", "--pid", "--net", "--uts", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
+    network = ["--net"] if own_network else []
+    unshare = ["unshare", "--mount", "--pid", *network, "--uts", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
     with (directory / "out" / "init.log").open("wb") as log:
         command = ["setpriv", "--pdeathsig", "KILL", *unshare, "bash", "-c", script]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -121,13 +122,13 @@ def _answers(uri: str) -> bool:
 
 
 @contextlib.contextmanager
-def running_libvirt() -> Iterator[LibvirtHost]:
-    """Start a host and end it, with all its guests."""
+def running_libvirt(*, own_network: bool = True) -> Iterator[LibvirtHost]:
+    """Start a host and end it, with all its guests. Without a network of its own it reaches a Ceph of the run; give its guests none."""
     libvirt.registerErrorHandler(lambda *_: None, None)
     directory = Path(tempfile.mkdtemp(prefix="kumo-libvirt-", dir="/tmp"))
     outer = None
     try:
-        outer = _start(directory, _prepare(directory))
+        outer = _start(directory, _prepare(directory), own_network=own_network)
         init_pid = _until("the host's init", lambda pid=outer.pid: _child_of(pid))
         host = LibvirtHost(directory, init_pid)
         _until("libvirtd", lambda: _answers(host.uri))

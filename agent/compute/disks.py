@@ -26,6 +26,8 @@ class ServerDisks:
         """`drivers` are the storage drivers of this host by the name that pools call them by."""
         self._host, self._drivers, self._kept, self._processes = host, drivers, kept, processes
         self._sources: dict[str, RbdSource | FileSource] = {}
+        # Clients of a server that are dead but that Ceph still shows for half a minute.
+        self._dead: dict[str, frozenset[str]] = {}
 
     async def definition_of(self, disk: DesiredDisk) -> Disk:
         return Disk(await self._source(disk), disk.volume_uid.replace("-", "")[:_SERIAL_CHARACTERS])
@@ -61,14 +63,11 @@ class ServerDisks:
 
     async def keep_clients(self, command: ApplyServerRequest, process: Process) -> None:
         """Keep on disk who holds the server's disks open now that `process` runs, before it may write."""
-        disks = [
-            KeptDisk(
-                volume_uid=disk.volume_uid,
-                pool=disk.pool,
-                client_addresses=await self._of(disk.pool).client_addresses(disk.pool, disk.volume_uid),
-            )
-            for disk in command.desired.disks
-        ]
+        disks: list[KeptDisk] = []
+        for disk in command.desired.disks:
+            found = await self._of(disk.pool).client_addresses(disk.pool, disk.volume_uid)
+            addresses = [address for address in found if address not in self._dead.get(command.uid, ())]
+            disks.append(KeptDisk(volume_uid=disk.volume_uid, pool=disk.pool, client_addresses=addresses))
         await self._kept.keep_clients(command.uid, Clients(process, tuple(disks)))
 
     async def break_locks(self, command: ApplyServerRequest) -> None:
@@ -89,7 +88,12 @@ class ServerDisks:
                 if error.reason not in ("OWNER_CHANGED", "LOCK_FOREIGN"):
                     raise
                 log.warning("lock left alone", server=command.uid, volume=disk.volume_uid, reason=error.reason, why=error.message)
+        self._dead[command.uid] = frozenset(clients.addresses())
         await self._kept.forget_clients(command.uid)
+
+    def forget(self, uid: str) -> None:
+        """Forget what is known in memory of a server that is gone."""
+        self._dead.pop(uid, None)
 
     def _of(self, pool: PoolReference) -> Disks:
         driver = self._drivers.get(pool.driver)

@@ -319,6 +319,7 @@ class ServerReconciler:
         await asyncio.to_thread(self._logs.remove, command.uid)
         await self._kept.forget_clients(command.uid)
         await self._kept.forget_reboots(command.uid)
+        self._disks.forget(command.uid)
         memory.guest_files = b""
         self._server_of_port = {port: server for port, server in self._server_of_port.items() if server != command.uid}
 

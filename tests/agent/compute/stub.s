@@ -1,5 +1,6 @@
-# A guest of 512 bytes for tests that need a real QEMU and no operating system: it says that it is ready, then ticks about nine
-# times a second on COM1, echoes what is typed there, and switches itself off when its power button is pressed or an X is typed.
+# A guest of 512 bytes for tests that need a real QEMU and no operating system: it counts its boots in the second sector of its
+# disk and says the count, or that the disk refuses; then it is ready, ticks about nine times a second on COM1, echoes what is
+# typed there, and switches itself off when its power button is pressed or an X is typed.
 #
 # Build: as --64 -o stub.o stub.s && ld -m elf_x86_64 -Ttext 0x7c00 --oformat binary -o stub.bin stub.o
 
@@ -10,6 +11,7 @@
 .set PM_CONTROL, 0x604
 .set POWER_BUTTON, 1 << 8
 .set SLEEP_OFF, 1 << 13
+.set SECTOR, 0x7e00                 # a sector of the disk lies here
 .set CLOCK, 0x46c                   # the BIOS counts 18.2 ticks a second here
 
 .code16
@@ -18,7 +20,16 @@ _start:
     xorw %ax, %ax
     movw %ax, %ds
     movw %ax, %ss
+    movw %ax, %es
     movw $0x7c00, %sp
+    movw $0x0201, %ax               # read one sector
+    call disk
+    incw SECTOR
+    movw $0x0301, %ax               # and write it
+    call disk
+    movw $boot, %si
+    movw SECTOR, %di
+    call report
     movw $POWER_BUTTON, %ax         # without this QEMU does not tell of the button
     movw $PM_ENABLE, %dx
     outw %ax, %dx
@@ -49,18 +60,7 @@ no_key:
     movw %bx, %bp
     incw %di
     movw $tick, %si
-    call print
-    movw %di, %bx
-    movw $4, %cx
-digit:
-    rolw $4, %bx
-    movb %bl, %al
-    andb $15, %al
-    addb $'A', %al                  # a number in sixteen letters: only its growing matters
-    call put
-    loop digit
-    movw $end, %si
-    call print
+    call report
     jmp wait
 off:
     movw $bye, %si
@@ -70,6 +70,30 @@ off:
     outw %ax, %dx
     jmp wait
 
+disk:                               # the BIOS, on the second sector of the disk that was booted from
+    movw $0x0002, %cx
+    movb $0, %dh
+    movw $SECTOR, %bx
+    int $0x13
+    jc refused
+    ret
+refused:
+    movw $error, %si
+    call print
+    ret
+
+report:                             # a word and a number in sixteen letters: only its growing matters
+    call print
+    movw %di, %bx
+    movw $4, %cx
+digit:
+    rolw $4, %bx
+    movb %bl, %al
+    andb $15, %al
+    addb $'A', %al
+    call put
+    loop digit
+    movw $end, %si
 print:
     lodsb
     testb %al, %al
@@ -93,6 +117,8 @@ full:
     popw %dx
     ret
 
+boot:  .asciz "\r\nboot "
+error: .asciz "\r\ndisk error\r\n"
 ready: .asciz "\r\nstub ready\r\n"
 tick:  .asciz "tick "
 end:   .asciz "\r\n"

@@ -1,7 +1,7 @@
 """One server from the leader's command to a running guest and back, on both hypervisors, with volumes of the fake driver."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from agent.facts import FactBook
 from agent.guest.files import GuestFiles
 from agent.stamps import Commands, Terms
 from agent.state import StateFiles
-from agent.storage.driver import WantedVolume
+from agent.storage.driver import Disks, WantedVolume
 from agent.storage.fake import FakeDriver
 from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest, DesiredDisk, DesiredNic, DesiredServer, ServerFacts
 from kumo.api.agent.v1.network_pb2 import PortFacts
@@ -45,6 +45,7 @@ class Rig:
     kept: KeptServers
     volumes: FakeDriver
     guest_files: GuestFiles
+    drivers: Mapping[str, Disks]
     sequence: int = 0
     pool: PoolReference = field(default_factory=lambda: PoolReference(uid=new_uid(), driver="fake"))
 
@@ -123,7 +124,7 @@ def condition(facts: ServerFacts, kind: str) -> Condition:
 
 
 @asynccontextmanager
-async def running_rig(bench: Bench, directory: Path) -> AsyncIterator[Rig]:
+async def running_rig(bench: Bench, directory: Path, more_drivers: Mapping[str, Disks] | None = None) -> AsyncIterator[Rig]:
     """Yield a compute role that works; what `directory` keeps is what an earlier one left there."""
     files = StateFiles(directory / "kept")
     terms = Terms(files)
@@ -136,6 +137,7 @@ async def running_rig(bench: Bench, directory: Path) -> AsyncIterator[Rig]:
     guest_files = GuestFiles(directory / "guests")
     guest_files.prepare()
     volumes = FakeDriver(directory / "volumes")
+    drivers: dict[str, Disks] = {"fake": volumes, **(more_drivers or {})}
     guests = Guests(guest_files)
     reconciler = ServerReconciler(
         Here(HOST, "qemu", bench.processes),
@@ -143,12 +145,12 @@ async def running_rig(bench: Bench, directory: Path) -> AsyncIterator[Rig]:
         bench.hypervisor,
         book,
         kept,
-        ServerDisks(HOST, {"fake": volumes}, kept, bench.processes),
+        ServerDisks(HOST, drivers, kept, bench.processes),
         guests,
         logs=ConsoleLogs(bench.consoles),
         tap_of=lambda uid: f"kt{uid[-11:]}",
     )
-    rig = Rig(bench, directory, reconciler, commands, book, kept, volumes, guest_files)
+    rig = Rig(bench, directory, reconciler, commands, book, kept, volumes, guest_files, drivers)
     bench.listeners.append(reconciler.wake)
     reconciler.wake(None)
     work = [asyncio.ensure_future(reconciler.run()), asyncio.ensure_future(guests.run(reconciler.wake))]

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -19,7 +20,7 @@ async def test_calls_of_one_key_come_one_after_the_other() -> None:
         time.sleep(0.01)
         order.append(f"{name} ends")
 
-    await asyncio.gather(*(threads.call("key", 5, lambda name=name: work(name)) for name in "abc"))
+    await asyncio.gather(*(threads.call("key", 5, partial(work, name)) for name in "abc"))
     assert order == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
 
 
