@@ -18,6 +18,15 @@ log = get_logger(__name__)
 _UID = "kumo.uid"
 _GENERATION = "kumo.generation"
 
+# Said for clones as well: they would take over what their image has, which nobody writes to and has no lock.
+_FEATURES = (
+    rbd.RBD_FEATURE_LAYERING
+    | rbd.RBD_FEATURE_EXCLUSIVE_LOCK
+    | rbd.RBD_FEATURE_OBJECT_MAP
+    | rbd.RBD_FEATURE_FAST_DIFF
+    | rbd.RBD_FEATURE_DEEP_FLATTEN
+)
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -50,7 +59,7 @@ def ensure_volume(volumes: Any, images: Any, wanted: Wanted) -> Volume:
         if wanted.image_uid:
             _clone(volumes, images, wanted)
         else:
-            rbd.RBD().create(volumes, name, wanted.size_bytes)
+            rbd.RBD().create(volumes, name, wanted.size_bytes, old_format=False, features=_FEATURES)
     with rbd.Image(volumes, name) as image:
         if image.size() < wanted.size_bytes:
             image.resize(wanted.size_bytes)
@@ -74,7 +83,7 @@ def _clone(volumes: Any, images: Any, wanted: Wanted) -> None:
             size_bytes=wanted.size_bytes,
             image_size_bytes=size_bytes,
         )
-    rbd.RBD().clone(images, wanted.image_uid, SNAPSHOT, volumes, volume_name(wanted.uid))
+    rbd.RBD().clone(images, wanted.image_uid, SNAPSHOT, volumes, volume_name(wanted.uid), features=_FEATURES)
 
 
 def find_volume(volumes: Any, uid: str) -> Volume | None:
