@@ -2,7 +2,6 @@
 
 import queue
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,6 @@ from cli.table import size
 from cli.terminal import is_terminal, say
 
 _PIECE_BYTES = 1 << 20
-# Pieces read ahead of the network; the server acknowledges what is on its disk.
-_AHEAD = 8
 _TRIES = 5
 
 
@@ -47,7 +44,6 @@ def upload_file(session: Session, noun: Noun, name: str, file: Path) -> None:
 
 def _once(session: Session, noun: Noun, name: str, file: Path, shown: "_Shown") -> None:
     start: queue.Queue[int | None] = queue.Queue(maxsize=1)
-    window = threading.Semaphore(_AHEAD)
     request = message_of(noun, "UploadImageRequest")
 
     def requests() -> Iterator[Any]:
@@ -58,7 +54,6 @@ def _once(session: Session, noun: Noun, name: str, file: Path, shown: "_Shown") 
         with file.open("rb") as stream:
             stream.seek(offset)
             while piece := stream.read(_PIECE_BYTES):
-                window.acquire()
                 yield request(offset=offset, data=piece)
                 offset += len(piece)
 
@@ -69,14 +64,10 @@ def _once(session: Session, noun: Noun, name: str, file: Path, shown: "_Shown") 
             if first:
                 start.put(answer.received_bytes)
                 first = False
-            for _ in range(max(0, (answer.received_bytes - shown.received + _PIECE_BYTES - 1) // _PIECE_BYTES)):
-                window.release()
             shown.show(answer.received_bytes)
     finally:
         if first:
             start.put(None)
-        for _ in range(_AHEAD):
-            window.release()
 
 
 class _Shown:
