@@ -207,6 +207,8 @@ class Standard(Generic[M]):
         except Conflict:
             if attempt == ATTEMPTS:
                 raise
+            # Whoever begins again at once reads what it read before.
+            await self.region.plane.caught_up(await self.region.plane.revision())
             return False
         except ReferencedError as error:
             raise _in_use(error, self.word) from error

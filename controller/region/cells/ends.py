@@ -55,17 +55,19 @@ class Ends:
 
     async def _reconcile(self, key: str) -> float | None:
         kind, uid = key.split("/")
-        record: Any = await self._by_kind[kind].get_by_uid(uid)
-        if record is None or not record.HasField("delete_time"):
+        parts = await self._by_kind[kind].parts(uid)
+        record: Any = parts.intent if parts is not None else None
+        if parts is None or not record.HasField("delete_time"):
             return None
         owner_uid = getattr(record, "owner_uid", "")
         if owner_uid and await self._tables.servers.get_by_uid(owner_uid) is not None:
             self.loop.add(f"server/{owner_uid}")
             return None
-        going = [*await self._children(record), record] if isinstance(record, Server) else [record]
-        if any(Own.of(one).live for one in going):
+        # What goes with a server was given to cells with it: only as of then is it known whether they have anything left.
+        children = await self._children(record, max(parts.intent_revision, parts.placement_revision)) if isinstance(record, Server) else []
+        if Own.of(parts.placement).live or any(Own.of(child).live for child in children):
             return None
-        await self._free(record, going)
+        await self._free(record, [*children, record])
         return None
 
     async def _free(self, record: Any, going: list[Any]) -> None:
@@ -82,10 +84,14 @@ class Ends:
         await self._usage.commit(txn, project.uid if project is not None else "", usage if project is not None else {})
         log.info("freed", name=record.name, records=len(going))
 
-    async def _children(self, server: Server) -> list[Any]:
+    async def _children(self, server: Server, revision: int) -> list[Any]:
         tables = self._tables
-        ports = [port for port in await tables.ports.find("server", server.uid) if port.owner_uid == server.uid]
-        return [*await tables.attachments.find("server", server.uid), *await tables.volumes.find("owner", server.uid), *ports]
+        ports = await tables.ports.find("server", server.uid, min_revision=revision)
+        return [
+            *await tables.attachments.find("server", server.uid, min_revision=revision),
+            *await tables.volumes.find("owner", server.uid, min_revision=revision),
+            *(port for port in ports if port.owner_uid == server.uid),
+        ]
 
     async def _unplug(self, txn: Txn, server: Server) -> None:
         """Give ports that stand alone back to their users."""

@@ -89,6 +89,7 @@ class Intake:
                 # A placement or an end was written at the same time, in this very process.
                 if attempt == _ATTEMPTS:
                     raise
+                await self._plane.caught_up(await self._plane.revision())
                 continue
             return ended
         raise AssertionError("the last attempt returns or raises")

@@ -24,6 +24,7 @@ from kumo.clock import Clock
 from kumo.log import get_logger
 from kumo.loop import Loop
 from kumo.store.plane import Plane
+from kumo.store.table import Table
 from kumo.store.term import Term
 from kumo.store.txn import Txn
 
@@ -66,6 +67,9 @@ class Place:
         if parts is None:
             return None
         record, own = parts.intent, Own.of(parts.placement)
+        # Each table is followed by itself: what was written with this record, or before it, may not be seen yet elsewhere.
+        for table in self._needed_by(record):
+            await table.mirror.wait(parts.intent_revision)
         if isinstance(record, Pool | Image):
             await self._carry(record, own, await self._reach(record))
             return None
@@ -78,6 +82,21 @@ class Place:
         if isinstance(record, Server) or (isinstance(record, Volume) and not record.owner_uid):
             return await self._give(record, own)
         return None  # owned: placed with its owner
+
+    def _needed_by(self, record: Any) -> list[Table[Any]]:
+        """Return the tables that decide where `record` goes."""
+        tables = self._tables
+        match record:
+            case Server():
+                return [tables.pools, tables.volumes, tables.attachments, tables.ports]
+            case Image() | Volume():
+                return [tables.pools]
+            case Network():
+                return [tables.ports]
+            case Port():
+                return [tables.networks]
+            case _:
+                return []
 
     async def _carry(self, record: Any, own: Own, wanted: Iterable[str]) -> None:
         """Have every one of `wanted` hold `record`; those that hold it already go on until it ends."""

@@ -86,7 +86,7 @@ class Push:
         share = Own.of(parts.placement).share_of(self._link.cell)
         if share is None or share.answer in (Share.ENDED, Share.REFUSED) or self._was_told(parts.intent, share):
             return None
-        await self._tell(parts.intent, share)
+        await self._tell(parts.intent, parts.intent_revision, share)
         return None
 
     def _was_told(self, record: Any, share: Share) -> bool:
@@ -95,8 +95,8 @@ class Push:
             return False
         return is_settled(told.held, share.epoch, record.generation)
 
-    async def _tell(self, record: Any, share: Share) -> None:
-        request = order(record, await self._beside(record), withdrawn=share.withdrawn)
+    async def _tell(self, record: Any, revision: int, share: Share) -> None:
+        request = order(record, await self._beside(record, revision), withdrawn=share.withdrawn)
         request.stamp.CopyFrom(self._stamp(record, share))
 
         async def apply(channel: Any) -> cell_pb2.ApplyIntentResponse:
@@ -117,9 +117,10 @@ class Push:
         term = Term(incarnation=self._term.incarnation, create_revision=self._term.create_revision)
         return Stamp(term=term, sequence=next(self._sequence), epoch=Epoch(cell=share.epoch), generation=record.generation)
 
-    async def _beside(self, record: Any) -> Beside:
+    async def _beside(self, record: Any, revision: int) -> Beside:
+        """`revision` is that of the intent, which changes with each of its subnets."""
         if isinstance(record, Network):
-            subnets = await self._tables.subnets.find("network", record.uid)
+            subnets = await self._tables.subnets.find("network", record.uid, min_revision=revision)
             return Beside(subnets=tuple(subnets))
         if isinstance(record, Server):
             project = await self._tables.projects.get(project_of(record.name))

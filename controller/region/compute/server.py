@@ -81,12 +81,12 @@ class Servers(Creatable[Server]):
 
     async def begin_end(self, txn: Txn, record: Server) -> Server:
         """Mark what goes with the server together with it, so that a cell is never told of one without the other."""
-        tables = self.region.tables
-        for attachment in await tables.attachments.find("server", record.uid):
+        tables, revision = self.region.tables, self.table.etags.revision(record.etag)
+        for attachment in await tables.attachments.find("server", record.uid, min_revision=revision):
             self.mark_deleted(txn, tables.attachments, attachment)
-        for volume in await tables.volumes.find("owner", record.uid):
+        for volume in await tables.volumes.find("owner", record.uid, min_revision=revision):
             self.mark_deleted(txn, tables.volumes, volume)
-        for port in await tables.ports.find("server", record.uid):
+        for port in await tables.ports.find("server", record.uid, min_revision=revision):
             if port.owner_uid == record.uid:
                 self.mark_deleted(txn, tables.ports, port)
         return await super().begin_end(txn, record)

@@ -34,7 +34,7 @@ class Subnets(Creatable[Subnet]):
             network = await resolve(self.region.plane, self.region.tables.networks, spec.network, "subnet.spec.network")
             require_same_project(network.name, subnet.name, "subnet.spec.network")
             spec.network_uid = network.uid
-            await self._require_no_overlap(subnet)
+            await self._require_no_overlap(subnet, network)
             self._change_network(txn, network)
             return Outcome(self.created(txn, subnet), project_uid, usage_of(subnet))
 
@@ -52,8 +52,10 @@ class Subnets(Creatable[Subnet]):
     def usage_at_end(self, record: Subnet) -> dict[str, int]:
         return {kind: -amount for kind, amount in usage_of(record).items()}
 
-    async def _require_no_overlap(self, subnet: Subnet) -> None:
-        others = {other.name: other.spec.cidr for other in await self.table.find("network", subnet.spec.network_uid)}
+    async def _require_no_overlap(self, subnet: Subnet, network: Network) -> None:
+        """All subnets that had been made when `network` was read have to be seen; one made since is a Conflict on the network."""
+        seen = self.region.tables.networks.etags.revision(network.etag)
+        others = {other.name: other.spec.cidr for other in await self.table.find("network", network.uid, min_revision=seen)}
         found = overlapping(subnet.spec.cidr, others)
         if found is not None:
             raise FailedPrecondition(

@@ -60,7 +60,7 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
     room: int = 1000
     says_ended: bool = True
     refuses: bool = False
-    is_frozen: bool = False
+    thawed: asyncio.Event = field(default_factory=asyncio.Event)
     things: dict[str, Thing] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     applied: list[cell_pb2.ApplyIntentRequest] = field(default_factory=list)
@@ -69,6 +69,9 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
     largest: Term = field(default_factory=Term)
     life: str = field(default_factory=new_uid)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.thawed.set()
 
     # Intents.
 
@@ -102,8 +105,7 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
             at = len(self.facts)
             yield cell_pb2.Facts(facts=self.snapshot(), complete=True, resume_token=self._token(at))
         while True:
-            while self.is_frozen:
-                await asyncio.sleep(0.05)
+            await self.thawed.wait()
             fresh = self.facts[at : at + 50]
             at += len(fresh)
             yield cell_pb2.Facts(facts=fresh, resume_token=self._token(at))

@@ -29,6 +29,7 @@ from tests.pki import Pki
 
 PROJECT = "projects/default"
 WAIT_S = 10.0
+SMALL = flavor_pb2.Flavor.Spec(vcpus=1, memory_mib=64, disk_gib=1)
 
 
 @dataclass
@@ -77,18 +78,18 @@ class Rig:
     async def furnish(self) -> None:
         """Make what a server needs: a pool, a flavor, an image that is ACTIVE, a network with a subnet."""
         api = self.api
-        await api.pools.CreatePool(pool_pb2.CreatePoolRequest(pool_id="main", pool=pool_pb2.Pool(spec={"driver": "FAKE", "default": True})))
-        await api.flavors.CreateFlavor(
-            flavor_pb2.CreateFlavorRequest(flavor_id="small", flavor=flavor_pb2.Flavor(spec={"vcpus": 1, "memory_mib": 64, "disk_gib": 1}))
+        await api.pools.CreatePool(
+            pool_pb2.CreatePoolRequest(pool_id="main", pool=pool_pb2.Pool(spec=pool_pb2.Pool.Spec(driver=pool_pb2.Pool.FAKE, default=True)))
         )
+        await api.flavors.CreateFlavor(flavor_pb2.CreateFlavorRequest(flavor_id="small", flavor=flavor_pb2.Flavor(spec=SMALL)))
         await api.networks.CreateNetwork(
-            network_pb2.CreateNetworkRequest(parent=PROJECT, network_id="net", network=network_pb2.Network(spec={}))
+            network_pb2.CreateNetworkRequest(parent=PROJECT, network_id="net", network=network_pb2.Network(spec=network_pb2.Network.Spec()))
         )
         await api.subnets.CreateSubnet(subnet_request("sub", "10.0.0.0/24"))
         await self.add_image("deb")
 
     async def add_image(self, name: str) -> None:
-        image = image_pb2.Image(spec={"format": "RAW", "size_bytes": 8})
+        image = image_pb2.Image(spec=image_pb2.Image.Spec(format=image_pb2.Image.RAW, size_bytes=8))
         made = await self.api.images.CreateImage(image_pb2.CreateImageRequest(parent=PROJECT, image_id=name, image=image))
 
         async def pieces() -> AsyncIterator[image_pb2.UploadImageRequest]:
@@ -135,18 +136,21 @@ class Rig:
 def server_request(name: str, **fields: Any) -> server_pb2.CreateServerRequest:
     nics = fields.pop("nics", [{"network": f"{PROJECT}/networks/net"}])
     outer = {key: fields.pop(key) for key in ("request_id", "validate_only") if key in fields}
-    spec = {"flavor": "flavors/small", "image": f"{PROJECT}/images/deb", "nics": nics} | fields
-    return server_pb2.CreateServerRequest(parent=PROJECT, server_id=name, server=server_pb2.Server(spec=spec), **outer)
+    labels = fields.pop("labels", {})
+    fields = {"flavor": "flavors/small", "image": f"{PROJECT}/images/deb"} | fields
+    spec = server_pb2.Server.Spec(nics=[server_pb2.Server.Nic(**nic) for nic in nics], **fields)
+    server = server_pb2.Server(spec=spec, labels=labels)
+    return server_pb2.CreateServerRequest(parent=PROJECT, server_id=name, server=server, **outer)
 
 
 def subnet_request(name: str, cidr: str, network: str = "net", **fields: Any) -> subnet_pb2.CreateSubnetRequest:
-    subnet = subnet_pb2.Subnet(spec={"network": f"{PROJECT}/networks/{network}", "cidr": cidr} | fields)
+    subnet = subnet_pb2.Subnet(spec=subnet_pb2.Subnet.Spec(network=f"{PROJECT}/networks/{network}", cidr=cidr, **fields))
     return subnet_pb2.CreateSubnetRequest(parent=PROJECT, subnet_id=name, subnet=subnet)
 
 
 async def eventually(check: Callable[[], Awaitable[bool]], timeout_s: float = WAIT_S) -> None:
     async with asyncio.timeout(timeout_s):
-        while not await check():
+        while not await check():  # noqa: ASYNC110  # what is waited for lies behind an API or in another process
             await asyncio.sleep(0.01)
 
 
@@ -171,7 +175,8 @@ class Site:
         config, plane = self.config()
         started: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         running = asyncio.ensure_future(run_region(config, plane, principal_of=principal_of, started=started))
-        await asyncio.wait([started, running], return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [started, running]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             await running
         try:

@@ -1,7 +1,7 @@
 """Which fields an update changes, and how it names those that it does not."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.region.mask import apply
@@ -20,6 +20,7 @@ def subnet(labels: dict[str, str], servers: list[str] | None = None) -> Subnet:
     return made
 
 
+@settings(deadline=None)
 @given(before=LABELS, after=LABELS)
 def test_a_whole_map_is_replaced(before: dict[str, str], after: dict[str, str]) -> None:
     current = subnet(before, ["1.1.1.1"])
@@ -28,6 +29,7 @@ def test_a_whole_map_is_replaced(before: dict[str, str], after: dict[str, str]) 
     assert changed is (before != after)
 
 
+@settings(deadline=None)
 @given(before=LABELS, after=LABELS, key=KEYS)
 def test_one_key_of_a_map_is_set_or_removed(before: dict[str, str], after: dict[str, str], key: str) -> None:
     current = subnet(before)
@@ -35,6 +37,7 @@ def test_one_key_of_a_map_is_set_or_removed(before: dict[str, str], after: dict[
     assert dict(current.labels) == {k: v for k, v in before.items() if k != key} | ({key: after[key]} if key in after else {})
 
 
+@settings(deadline=None)
 @given(before=LABELS, after=LABELS, servers=st.lists(st.sampled_from(["1.1.1.1", "2.2.2.2"]), max_size=3))
 def test_no_mask_means_all_that_may_change_and_twice_is_once(before: dict[str, str], after: dict[str, str], servers: list[str]) -> None:
     current = subnet(before, ["9.9.9.9"])

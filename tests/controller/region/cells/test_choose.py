@@ -1,6 +1,6 @@
 """Properties of the choice of a cell, against a plain reading of the rules."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.region.cells.choose import Cell, Host, Wish, choose
@@ -18,6 +18,7 @@ WISHES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(wish=WISHES, cells=CELLS)
 def test_the_chosen_cell_is_reached_heard_and_has_not_refused(wish: Wish, cells: list[Cell]) -> None:
     choice = choose(wish, cells)
@@ -33,11 +34,13 @@ def test_the_chosen_cell_is_reached_heard_and_has_not_refused(wish: Wish, cells:
         assert chosen.places_for(wish.vcpus, wish.memory_mib) == max(cell.places_for(wish.vcpus, wish.memory_mib) for cell in possible)
 
 
+@settings(deadline=None)
 @given(wish=WISHES, cells=CELLS, data=st.data())
 def test_the_order_of_cells_does_not_matter(wish: Wish, cells: list[Cell], data: st.DataObject) -> None:
     assert choose(wish, cells) == choose(wish, data.draw(st.permutations(cells)))
 
 
+@settings(deadline=None)
 @given(vcpus=st.integers(1, 8), memory_mib=st.integers(1, 4096), host=HOSTS)
 def test_places_are_counted_as_if_servers_were_put_there_one_by_one(vcpus: int, memory_mib: int, host: Host) -> None:
     placed, free_vcpus, free_memory_mib = 0, host.free_vcpus, host.free_memory_mib
