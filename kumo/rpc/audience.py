@@ -1,7 +1,6 @@
-"""Decides what a principal may see: fields of answers, and the names in the texts of errors. It strips; it never refuses."""
+"""Decides what a principal may see and set: which fields of messages, and which names in the texts of errors."""
 
 import re
-from functools import cache
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescriptor
 
@@ -14,12 +13,6 @@ from kumo.rpc.walk import Plan, compile_plan
 def may_see(field: FieldDescriptor, audience: Audience) -> bool:
     """True if `audience` may read `field`. Parts of Kumo read everything, secrets too: they carry them from one to another."""
     return audience == Audience.INTERNAL or TENANT <= audience_of(field) <= audience
-
-
-@cache
-def plan_for(descriptor: Descriptor, audience: Audience) -> Plan | None:
-    """Return what to strip from this type for this audience; None if there is nothing."""
-    return compile_plan(descriptor, lambda field: not may_see(field, audience)) if is_own(descriptor) else None
 
 
 def forbidden_to_tenants(descriptor: Descriptor) -> Plan | None:

@@ -18,27 +18,20 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
-from prometheus_client import Counter, Histogram
 
 from kumo.errors import DeadlineExceeded, Error, Internal, PermissionDenied, ResourceExhausted, Unavailable
 from kumo.ids import new_uid
 from kumo.log import bind, get_logger
-from kumo.rpc.audience import ErrorFilter, plan_for
+from kumo.rpc.audience import ErrorFilter
 from kumo.rpc.call import CALL, REQUEST_ID_KEY, Audience, Call, Principal
 from kumo.rpc.fields import method_audience
 from kumo.rpc.identity import Context, PrincipalOf
+from kumo.rpc.meter import METERS
 from kumo.rpc.status import for_abort, to_status
 from kumo.rpc.validate import Check, InvalidRequest, compile_check
+from kumo.rpc.views import serializer
 
 log = get_logger(__name__)
-
-REQUESTS = Counter("kumo_rpc_requests_total", "Calls that ended, by their status code.", ["service", "method", "code"])
-DURATION = Histogram(
-    "kumo_rpc_duration_seconds",
-    "How long calls took, streams to their end.",
-    ["service", "method"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
-)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # A call that fails so is the caller's or nobody's fault, and one line of INFO is enough.
@@ -67,16 +60,8 @@ class _Method:
         self.check: Check = compile_check(descriptor, public=public)
         self.takes_stream = bool(handler.request_streaming)
         self.is_stream = bool(handler.request_streaming or handler.response_streaming)
-        self.duration = DURATION.labels(self.service, self.name)
-        self.plans = {audience: plan_for(descriptor.output_type, audience) for audience in Audience}
-        self._ended: dict[str, Any] = {}
-
-    def ended(self, code: str, started: float) -> None:
-        counter = self._ended.get(code)
-        if counter is None:
-            counter = self._ended[code] = REQUESTS.labels(self.service, self.name, code)
-        counter.inc()
-        self.duration.observe(time.perf_counter() - started)
+        self.meter = METERS.of(self.service, self.name)
+        self.serializers = {audience: serializer(descriptor.output_type, audience) for audience in Audience}
 
 
 class Interceptor:
@@ -103,20 +88,19 @@ class Interceptor:
             wanted = "an async generator" if handler.response_streaming else "an async function"
             raise TypeError(f"the handler of {method.path} must be {wanted}")
         wrapped = self._streaming(method, inner) if handler.response_streaming else self._answering(method, inner)
-        made: MethodHandler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        # What is wrapped gives bytes: whom they are for decides how they are made.
+        made: MethodHandler = make(wrapped, handler.request_deserializer, None)
         return made
 
     def _answering(self, method: _Method, inner: Callable[[Any, Context], Awaitable[Message]]) -> Handler:
-        async def serve(request: Any, context: Context) -> Message | None:
+        async def serve(request: Any, context: Context) -> bytes | None:
             started = time.perf_counter()
             principal: Principal | None = None
             code = "OK"
             try:
                 principal = self._enter(method, context)
                 request = self._checked(method, request, principal)
-                answer = await inner(request, context)
-                plan = method.plans[principal.audience]
-                return answer if plan is None else plan.cleared(answer)
+                return method.serializers[principal.audience](await inner(request, context))
             except BaseException as error:
                 code, status = self._failure(method, error, principal)
                 if status is None:
@@ -124,22 +108,22 @@ class Interceptor:
                 await context.abort_with_status(status)
             finally:
                 self._leave(method, principal)
-                method.ended(code, started)
+                method.meter.ended(code, time.perf_counter() - started)
 
         return serve
 
     def _streaming(self, method: _Method, inner: Callable[[Any, Context], AsyncIterator[Message]]) -> Handler:
-        async def serve(request: Any, context: Context) -> AsyncIterator[Message]:
+        async def serve(request: Any, context: Context) -> AsyncIterator[bytes]:
             started = time.perf_counter()
             principal: Principal | None = None
             code = "OK"
             try:
                 principal = self._enter(method, context)
                 request = self._checked(method, request, principal)
-                plan = method.plans[principal.audience]
+                serialize = method.serializers[principal.audience]
                 async with aclosing(inner(request, context)) as messages:  # type: ignore[type-var]  # wrap() saw a generator
                     async for message in messages:
-                        yield message if plan is None else plan.cleared(message)
+                        yield serialize(message)
             except BaseException as error:
                 code, status = self._failure(method, error, principal)
                 if status is None:
@@ -147,7 +131,7 @@ class Interceptor:
                 await context.abort_with_status(status)
             finally:
                 self._leave(method, principal)
-                method.ended(code, started)
+                method.meter.ended(code, time.perf_counter() - started)
 
         return serve
 

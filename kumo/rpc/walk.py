@@ -4,7 +4,6 @@ Which fields those are is the caller's choice (kumo.rpc.audience, kumo.rpc.valid
 """
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -12,35 +11,25 @@ from google.protobuf.message import Message
 from kumo.rpc.fields import is_map, is_own, value_type
 
 Chosen = Callable[[FieldDescriptor], bool]
-M = TypeVar("M", bound=Message)
 
 
 class Plan:
     """What to clear in one message type, and which of its fields hold messages with something to clear."""
 
-    __slots__ = ("chosen", "maps", "names", "repeated", "singles")
+    __slots__ = ("chosen", "maps", "repeated", "singles")
 
     def __init__(self) -> None:
         self.chosen: tuple[FieldDescriptor, ...] = ()
-        self.names: tuple[str, ...] = ()
         self.singles: tuple[tuple[str, Plan], ...] = ()
         self.repeated: tuple[tuple[str, Plan], ...] = ()
         self.maps: tuple[tuple[str, Plan], ...] = ()
 
     def clear(self, message: Message) -> None:
         """Clear every chosen field in `message` and below."""
-        # Written out, without _below(), because every answer of every call goes through here.
-        for name in self.names:
-            message.ClearField(name)
-        for name, plan in self.singles:
-            if message.HasField(name):
-                plan.clear(getattr(message, name))
-        for name, plan in self.repeated:
-            for item in getattr(message, name):
-                plan.clear(item)
-        for name, plan in self.maps:
-            for item in getattr(message, name).values():
-                plan.clear(item)
+        for field in self.chosen:
+            message.ClearField(field.name)
+        for below, plan in self._below(message):
+            plan.clear(below)
 
     def present(self, message: Message) -> Iterator[FieldDescriptor]:
         """Yield every chosen field that is set in `message` or below."""
@@ -49,13 +38,6 @@ class Plan:
                 yield field
         for below, plan in self._below(message):
             yield from plan.present(below)
-
-    def cleared(self, message: M) -> M:
-        """Return a copy of `message` without the chosen fields: others may be reading the original."""
-        copy = type(message)()
-        copy.CopyFrom(message)
-        self.clear(copy)
-        return copy
 
     def _below(self, message: Message) -> Iterator[tuple[Message, "Plan"]]:
         for name, plan in self.singles:
@@ -83,7 +65,6 @@ def compile_plan(root: Descriptor, chosen: Chosen) -> Plan | None:
 
 def _fill(plan: Plan, descriptor: Descriptor, chosen: Chosen, plans: dict[str, Plan]) -> None:
     plan.chosen = tuple(field for field in descriptor.fields if chosen(field))
-    plan.names = tuple(field.name for field in plan.chosen)
     below = [(field, value_type(field)) for field in descriptor.fields if not chosen(field)]
     holding = [(field, plans[kind.full_name]) for field, kind in below if kind is not None and kind.full_name in plans]
     plan.maps = tuple((field.name, inner) for field, inner in holding if is_map(field))

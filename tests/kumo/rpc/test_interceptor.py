@@ -28,7 +28,7 @@ from kumo.errors import (
 from kumo.identity import Identity
 from kumo.rpc.call import Audience, Call, Principal, current_call
 from kumo.rpc.client import opened
-from kumo.rpc.identity import Context, PeerRule, Peers
+from kumo.rpc.identity import Context, PeerRule, Peers, everyone_is_operator
 from kumo.rpc.interceptor import Limits
 from tests.kumo.rpc.doubles import Answers, call, serving
 from tests.pki import Pki
@@ -223,6 +223,17 @@ async def test_an_operator_sees_hosts_but_neither_secrets_nor_internals(pki: Pki
         answer = await call(dialled, GET, ASK)
     assert answer.status.host == "hosts/h1" and answer.status.conditions[0].operator_message
     assert answer.status.cell_epoch == 0 and answer.spec.user_data == b""
+
+
+async def test_a_field_that_this_process_does_not_know_is_not_shown(pki: Pki) -> None:
+    newer = server_pb2.Server.FromString(full_server().SerializeToString() + b"\xfa\x3f\x06canary")
+    newer.spec.MergeFromString(b"\xfa\x3f\x06canary")
+    assert newer.SerializeToString().count(b"canary") == 2
+    answers = Answers({"GetServer": lambda _request: newer})
+    for principal_of in (tenant, everyone_is_operator):
+        async with serving(pki, [SERVERS], answers, principal_of=principal_of) as dialled:
+            assert b"canary" not in (await call(dialled, GET, ASK)).SerializeToString()
+    assert newer.SerializeToString().count(b"canary") == 2
 
 
 async def test_a_tenant_learns_no_host_from_an_error(pki: Pki) -> None:
