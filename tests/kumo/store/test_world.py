@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -12,7 +12,9 @@ from tests.etcd import Member, cluster
 from tests.kumo.store.world import World
 
 _WHO = st.integers(0, 1)
-_NAME = st.sampled_from(["n0", "n1", "n2", "n3"])
+_NAME = st.sampled_from(["n0", "n1", "n2"])
+_ACT = st.tuples(st.sampled_from(["create", "update", "report", "delete"]), _NAME)
+_ACTS = st.lists(_ACT, min_size=1, max_size=4)
 _STEP_S = 60.0
 
 
@@ -28,25 +30,25 @@ def machine(loop: asyncio.AbstractEventLoop, member: Member) -> type[RuleBasedSt
             self.world = World(member)
             self.call(self.world.start())
 
-        @rule(who=_WHO, name=_NAME)
-        def create(self, who: int, name: str) -> None:
-            self.call(self.world.create(who, name))
-
-        @rule(who=_WHO, name=_NAME)
-        def update(self, who: int, name: str) -> None:
-            self.call(self.world.update(who, name))
-
-        @rule(who=_WHO, name=_NAME)
-        def report(self, who: int, name: str) -> None:
-            self.call(self.world.report(who, name))
-
-        @rule(who=_WHO, name=_NAME)
-        def delete(self, who: int, name: str) -> None:
-            self.call(self.world.delete(who, name))
+        @rule(who=_WHO, act=_ACT)
+        def act(self, who: int, act: tuple[str, str]) -> None:
+            self.call(self.world.act(who, *act))
 
         @rule(who=_WHO, number=st.integers(0, 2))
         def create_family(self, who: int, number: int) -> None:
             self.call(self.world.create_family(who, [f"f{number}a", f"f{number}b", f"f{number}c"]))
+
+        @rule(who=_WHO, acts=_ACTS, is_restarted=st.booleans(), is_compacted=st.booleans())
+        def while_away(self, who: int, acts: list[tuple[str, str]], is_restarted: bool, is_compacted: bool) -> None:
+            self.call(self.world.while_away(who, acts, is_restarted=is_restarted, is_compacted=is_compacted))
+
+        @rule(who=_WHO, act=_ACT, is_cut=st.booleans())
+        def lose_answers(self, who: int, act: tuple[str, str], is_cut: bool) -> None:
+            self.call(self.world.lose_answers(who, *act, is_cut=is_cut))
+
+        @rule(who=_WHO, acts=_ACTS, is_killed=st.booleans())
+        def shake(self, who: int, acts: list[tuple[str, str]], is_killed: bool) -> None:
+            self.call(self.world.shake([(who, *act) for act in acts], is_killed=is_killed))
 
         @rule(who=_WHO, page_size=st.integers(1, 3))
         def walk(self, who: int, page_size: int) -> None:
@@ -57,40 +59,12 @@ def machine(loop: asyncio.AbstractEventLoop, member: Member) -> type[RuleBasedSt
             self.call(self.world.wander(which, where))
 
         @rule(who=_WHO)
-        def cut(self, who: int) -> None:
-            loop.call_soon_threadsafe(self.world.processes[who].proxy.cut)
-
-        @rule(who=_WHO)
         def break_connections(self, who: int) -> None:
             loop.call_soon_threadsafe(self.world.processes[who].proxy.break_all)
 
-        @rule(who=_WHO)
-        def hold_answers(self, who: int) -> None:
-            loop.call_soon_threadsafe(self.world.processes[who].proxy.hold_answers)
-
-        @rule(who=_WHO, byte_count=st.integers(100, 4000))
-        def cut_after(self, who: int, byte_count: int) -> None:
-            loop.call_soon_threadsafe(self.world.processes[who].proxy.cut_after, byte_count)
-
         @rule()
-        def heal(self) -> None:
-            loop.call_soon_threadsafe(self.world.heal)
-
-        @rule(who=_WHO)
-        def restart_process(self, who: int) -> None:
-            self.call(self.world.restart_process(who))
-
-        @rule()
-        def restart_etcd(self) -> None:
-            self.call(self.world.restart_etcd())
-
-        @rule()
-        def freeze_etcd(self) -> None:
-            self.call(self.world.freeze_etcd())
-
-        @rule(is_gentle=st.booleans())
-        def compact(self, is_gentle: bool) -> None:
-            self.call(self.world.compact(is_gentle=is_gentle))
+        def compact(self) -> None:
+            self.call(self.world.compact())
 
         @invariant()
         def nobody_crashed(self) -> None:
@@ -110,7 +84,13 @@ def machine(loop: asyncio.AbstractEventLoop, member: Member) -> type[RuleBasedSt
 async def test_mirrors_lists_and_watches_are_exact_whatever_happens_to_etcd() -> None:
     with cluster() as one:
         chosen = settings(
-            max_examples=12, stateful_step_count=20, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
+            max_examples=8,
+            stateful_step_count=10,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
         )
         made = machine(asyncio.get_running_loop(), one.members[0])
         await asyncio.to_thread(run_state_machine_as_test, made, settings=chosen)

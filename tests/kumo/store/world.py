@@ -10,14 +10,16 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import pytest
+
 from kumo.errors import Aborted, AlreadyExists, Unavailable
 from kumo.ids import new_uid
 from kumo.store.client import Etcd, Patience
-from kumo.store.errors import Conflict
 from kumo.store.loader import load_table
 from kumo.store.plane import Plane
 from kumo.store.record import Entry
 from kumo.store.table import Table
+from kumo.store.txn import Txn
 from kumo.store.watch import Kind
 from tests.etcd import Member
 from tests.kumo.store.record_pb2 import Thing
@@ -64,6 +66,10 @@ class Watcher:
     expired: int = 0
     task: "asyncio.Task[None] | None" = None
 
+    @property
+    def reached(self) -> int:
+        return max(self.synced_at, self.seen[-1][0] if self.seen else 0)
+
     def follow(self, table: Table[Thing]) -> None:
         self.task = asyncio.ensure_future(self._follow(table))
 
@@ -103,7 +109,8 @@ class World:
     def __init__(self, member: Member) -> None:
         self.member = member
         self.prefix = f"/world/{new_uid()}"
-        self.model: dict[str, Thing] = {}
+        # Size and state of what must be there, by name.
+        self.model: dict[str, tuple[int, str]] = {}
         self.count = 0
         self.is_history_torn = False
         self.processes: list[Process] = []
@@ -137,7 +144,7 @@ class World:
             process.proxy.restore()
 
     async def definitely(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Repeat until etcd has said what became of it; after a while the proxies are mended."""
+        """Repeat a read until etcd answers; after a while the proxies are mended."""
         for number in range(200):
             try:
                 return await attempt()
@@ -147,152 +154,135 @@ class World:
                 await asyncio.sleep(0.02)
         raise AssertionError("the store does not come back")
 
-    async def create(self, who: int, name: str) -> None:
-        process, uid = self.processes[who], new_uid()
-        self.count += 1
-        size = self.count
+    async def commit(self, txn: Txn) -> None:
+        """Commit once: whatever is cut or kept back meanwhile, what became of it has to be known. The proxies are mended in time."""
+        healing = asyncio.get_running_loop().call_later(0.7, self.heal)
+        try:
+            await txn.commit()
+        finally:
+            healing.cancel()
 
-        async def attempt() -> bool:
-            record = thing(name, size=size, color=f"c{size % 3}")
-            record.uid = uid
-            txn = process.plane.txn()
-            txn.create(process.table, record)
-            try:
-                await txn.commit()
-            except AlreadyExists:
-                present = await process.table.get_by_uid(uid, min_revision=await process.plane.revision())
-                return present is not None
-            return True
-
-        is_made = await self.definitely(attempt)
-        assert is_made == (name not in self.model)
-        await self._note(name)
-
-    async def update(self, who: int, name: str) -> None:
+    async def act(self, who: int, what: str, name: str) -> None:
+        """Do one thing to one record, if it is there to do it to; then the store must be as the model says."""
         process = self.processes[who]
         self.count += 1
-        size = self.count
-
-        async def attempt() -> None:
-            old = await process.table.get(name, min_revision=await process.plane.revision())
-            assert (old is None) == (name not in self.model)
-            if old is None or old.spec.size == size:
+        size, state = self.count, f"s{self.count}"
+        revision = await self.definitely(process.plane.revision)
+        old = await self.definitely(lambda: process.table.get(name, min_revision=revision))
+        assert (old is not None) == (name in self.model)
+        txn = process.plane.txn()
+        if what == "create":
+            txn.create(process.table, thing(name, size=size, color=f"c{size % 3}"))
+            if old is not None:
+                with pytest.raises(AlreadyExists):
+                    await self.commit(txn)
                 return
+            self.model[name] = (size, "")
+        elif old is None:
+            return
+        elif what == "update":
             new = Thing()
             new.CopyFrom(old)
             new.spec.size, new.spec.color = size, f"c{size % 3}"
-            txn = process.plane.txn()
             txn.update_intent(process.table, old, new)
-            with suppress(Conflict):
-                await txn.commit()
-
-        await self.definitely(attempt)
-        await self._note(name)
-        assert name not in self.model or self.model[name].spec.size == size
-
-    async def report(self, who: int, name: str) -> None:
-        process = self.processes[who]
-        self.count += 1
-        state = f"s{self.count}"
-
-        async def attempt() -> None:
-            old = await process.table.get(name, min_revision=await process.plane.revision())
-            if old is None:
-                return
-            txn = process.plane.txn()
-            if txn.write_status(process.table, old.uid, Thing(status=Thing.Status(state=state))):
-                with suppress(Conflict):
-                    await txn.commit()
-
-        await self.definitely(attempt)
-        await self._note(name)
-        assert name not in self.model or self.model[name].status.state == state
-
-    async def delete(self, who: int, name: str) -> None:
-        process = self.processes[who]
-
-        async def attempt() -> None:
-            old = await process.table.get(name, min_revision=await process.plane.revision())
-            if old is not None:
-                txn = process.plane.txn()
-                txn.delete(process.table, old)
-                with suppress(Conflict):
-                    await txn.commit()
-
-        await self.definitely(attempt)
-        await self._note(name)
-        assert name not in self.model
+            self.model[name] = (size, self.model[name][1])
+        elif what == "report":
+            assert txn.write_status(process.table, old.uid, Thing(status=Thing.Status(state=state)))
+            self.model[name] = (self.model[name][0], state)
+        else:
+            txn.delete(process.table, old)
+            del self.model[name]
+        await self.commit(txn)
 
     async def create_family(self, who: int, names: list[str]) -> None:
         """Several records at one revision: a watch may be left between them, and must not lose the rest."""
-        process, uids = self.processes[who], [new_uid() for _ in names]
+        process = self.processes[who]
         self.count += 1
-
-        async def attempt() -> None:
-            txn = process.plane.txn()
-            for name, uid in zip(names, uids, strict=True):
-                record = thing(name, size=self.count)
-                record.uid = uid
-                txn.create(process.table, record)
-            with suppress(AlreadyExists):
-                await txn.commit()
-
-        await self.definitely(attempt)
+        txn = process.plane.txn()
         for name in names:
-            await self._note(name)
+            txn.create(process.table, thing(name, size=self.count))
+        if set(names) & set(self.model):
+            with pytest.raises(AlreadyExists):
+                await self.commit(txn)
+        else:
+            await self.commit(txn)
+            self.model |= dict.fromkeys(names, (self.count, ""))
+
+    async def while_away(self, who: int, acts: list[tuple[str, str]], *, is_restarted: bool, is_compacted: bool) -> None:
+        """Cut one process off, or end it; let things happen; compact what it has not seen; let it come back."""
+        process, watcher = self.processes[who], self.watchers[who]
+        if is_restarted:
+            await watcher.leave()
+            await process.stop()
+        else:
+            process.proxy.cut()
+        for what, name in acts:
+            await self.act(1 - who, what, name)
+        if is_compacted:
+            self.is_history_torn = True
+            revision = await self._settled(self.judge, self.judged)
+            await self.definitely(lambda: self._judge_etcd.compact(revision))
+        process.proxy.restore()
+        if is_restarted:
+            await self.definitely(process.start)
+            watcher.follow(process.table)
+
+    async def lose_answers(self, who: int, what: str, name: str, *, is_cut: bool) -> None:
+        """Act while the answers of etcd do not come, or the connection breaks before they do."""
+        proxy = self.processes[who].proxy
+        loop = asyncio.get_running_loop()
+        # The read before the write has to pass; then the write is caught on its way.
+        await self.definitely(self.processes[who].plane.revision)
+        loop.call_later(0.003, proxy.hold_answers)
+        if is_cut:
+            loop.call_later(0.2, proxy.break_all)
+        await self.act(who, what, name)
+        self.heal()
+
+    async def shake(self, acts: list[tuple[int, str, str]], *, is_killed: bool) -> None:
+        """Let things happen while etcd is killed and started again, or frozen for a while."""
+
+        async def hurt() -> None:
+            if is_killed:
+                self.member.end()
+                await asyncio.to_thread(self.member.start)
+            else:
+                self.member.freeze()
+                await asyncio.sleep(0.4)
+                self.member.thaw()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(hurt())
+            for act in acts:
+                await self.act(*act)
 
     async def walk(self, who: int, page_size: int) -> None:
-        """A walk over pages with a write in between finds each record that was there all the time exactly once."""
+        """A walk over pages with a write between them finds each record that was there all the time exactly once."""
         process = self.processes[who]
-        before, names, token = set(self.model), [], ""
+        await self._settled(process.plane, process.table)
+        before, names, token = set(self.model), list[str](), ""
         while True:
-            page = await self.definitely(lambda token=token: process.table.list(page_size=page_size, page_token=token))
+            page = await process.table.list(page_size=page_size, page_token=token)
             names += [item.name for item in page.items]
             token = page.next_page_token
             if not token:
                 break
-            await self.report(1 - who, names[-1] if names else "n0")
-        assert names == sorted(set(names)) and before <= set(names) | self._unseen(process)
-
-    def _unseen(self, process: Process) -> set[str]:
-        """What a process that is cut off cannot know yet."""
-        return set(self.model) - set(process.table.mirror.replica.uid_by_name)
+            await self.act(1 - who, "create", f"m{self.count % 4}")
+        assert names == sorted(set(names)) and before <= set(names)
 
     async def wander(self, which: int, where: int) -> None:
         watcher = self.watchers[which]
         await watcher.leave()
         watcher.follow(self.processes[where].table)
 
-    async def restart_process(self, who: int) -> None:
-        process = self.processes[who]
-        process.proxy.restore()
-        for watcher in self.watchers:
-            await watcher.leave()
-        await process.stop()
-        await self.definitely(process.start)
-        for watcher, other in zip(self.watchers, self.processes, strict=True):
-            watcher.follow(other.table)
-
-    async def restart_etcd(self) -> None:
-        self.member.end()
-        await asyncio.to_thread(self.member.start)
-
-    async def freeze_etcd(self) -> None:
-        self.member.freeze()
-        await asyncio.sleep(0.4)
-        self.member.thaw()
-
-    async def compact(self, *, is_gentle: bool) -> None:
-        """Forget all history; gently, only once everybody has read it, or else also what others have not."""
+    async def compact(self) -> None:
+        """Forget all history once everybody has read it."""
+        self.heal()
         revision = await self._settled(self.judge, self.judged)
-        if is_gentle:
-            self.heal()
-            for process in self.processes:
-                await self._settled(process.plane, process.table)
-            for watcher in self.watchers:
-                await until(lambda watcher=watcher: watcher.synced_at >= revision or self._is_last_seen(watcher))
-        else:
-            self.is_history_torn = True
+        for process in self.processes:
+            await self._settled(process.plane, process.table)
+        for watcher in self.watchers:
+            await until(lambda watcher=watcher: watcher.reached >= revision)
         await self.definitely(lambda: self._judge_etcd.compact(revision))
 
     async def check(self) -> None:
@@ -308,14 +298,14 @@ class World:
             assert replica.entries == fresh.entries and replica.names == fresh.names == sorted(self.model)
             for color in ("c0", "c1", "c2"):
                 assert _uids(replica.find("color", color)) == _uids(fresh.find("color", color))
-        assert {name: record.spec.size for name, record in self.model.items()} == {
-            item.name: item.spec.size for item in (await self.judged.list()).items
-        }
+        assert self.model == {item.name: (item.spec.size, item.status.state) for item in (await self.judged.list()).items}
         history = self._history()
         for watcher in self.watchers:
-            await until(lambda watcher=watcher: watcher.synced_at >= revision or self._is_last_seen(watcher))
+            await until(lambda watcher=watcher: watcher.reached >= revision)
             assert watcher.expired == 0 or self.is_history_torn
             expected = [change for change in history if change[0] > watcher.since]
+            with suppress(TimeoutError):
+                await until(lambda watcher=watcher, expected=expected: watcher.seen[-1:] == expected[-1:])
             if self.is_history_torn:
                 assert _last_of_each(watcher.seen) == _last_of_each(expected)
             else:
@@ -334,19 +324,6 @@ class World:
                 record = self.judged.joined(entry)
                 changes.append((step.revision, kind, record.name, record.spec.size, record.status.state))
         return changes
-
-    def _is_last_seen(self, watcher: Watcher) -> bool:
-        history = self._history()
-        return bool(history and watcher.seen) and watcher.seen[-1] == history[-1]
-
-    async def _note(self, name: str) -> None:
-        """Have the model follow what the store really has."""
-        await self._settled(self.judge, self.judged)
-        record = await self.definitely(lambda: self.judged.get(name))
-        if record is None:
-            self.model.pop(name, None)
-        else:
-            self.model[name] = record
 
     async def _settled(self, plane: Plane, table: Table[Thing]) -> int:
         revision = await self.definitely(plane.revision)
