@@ -45,8 +45,8 @@ MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class Limits:
     """How many calls one principal may have in flight at a time: answers awaited, and streams open."""
 
-    unary: int = 256
-    streams: int = 256
+    unary: int
+    streams: int
 
 
 class _Method:
@@ -67,13 +67,11 @@ class _Method:
 class Interceptor:
     """Wraps the handlers of one listener."""
 
-    def __init__(
-        self, principal_of: PrincipalOf, services: list[ServiceDescriptor], *, public: bool = True, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, principal_of: PrincipalOf, services: list[ServiceDescriptor], limits: Limits, *, public: bool = True) -> None:
         """`services` are all that the listener offers; `public` is False for listeners between Kumo's own processes."""
         self._principal_of = principal_of
         self._public = public
-        self._limits = limits or Limits()
+        self._limits = limits
         self._calls: dict[tuple[str, bool], int] = defaultdict(int)
         self._errors = ErrorFilter(services if public else [])
 

@@ -35,12 +35,13 @@ class Port:
     max_connection_age_s: float
     keepalive_s: float
     keepalive_timeout_s: float
+    limits: Limits
 
 
 # Clients of the API: 1.5 MiB is the largest record, an upload's piece 1 MiB, a page of a list 1 MiB and one record.
-PUBLIC = Port(True, 4 * MIB, 8 * MIB, 10_000, 3600.0, 20.0, 5.0)
-# Kumo's own processes: few peers, whole records and batches of facts, and a peer that froze is noticed within 5 s.
-INTERNAL = Port(False, 16 * MIB, 16 * MIB, 4_096, 900.0, 2.0, 1.5)
+PUBLIC = Port(True, 4 * MIB, 8 * MIB, 10_000, 3600.0, 20.0, 5.0, Limits(256, 256))
+# Kumo's own processes: few peers, which carry the calls of many; whole records and batches of facts; a frozen peer is noticed within 5 s.
+INTERNAL = Port(False, 16 * MIB, 16 * MIB, 4_096, 900.0, 2.0, 1.5, Limits(4_096, 4_096))
 
 # Clients ping every 2 s (kumo.rpc.client); a server that expects less is told "too many pings" and hung up on.
 LEAST_PING_INTERVAL_S = 1.0
@@ -91,7 +92,8 @@ class Server:
         """Listen; return the port. Raises FailedPrecondition if the address cannot be had."""
         pool = descriptor_pool.Default()
         services = [pool.FindServiceByName(name) for name in self._services]
-        interceptor = Interceptor(self._principal_of, services, public=self._port.public, limits=self._limits)
+        limits = self._limits or self._port.limits
+        interceptor = Interceptor(self._principal_of, services, limits, public=self._port.public)
         for service in services:
             self._register(service, interceptor)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -102,6 +102,7 @@ async def test_two_listeners_never_share_a_port(pki: Pki) -> None:
         with pytest.raises(FailedPrecondition) as caught:
             await second.start()
         assert caught.value.reason == "ADDRESS_TAKEN"
+        await second.stop()
 
 
 async def test_health_says_whether_it_serves(pki: Pki) -> None:
