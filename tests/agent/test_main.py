@@ -5,6 +5,7 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,7 +137,7 @@ async def test_a_console_is_read_by_many_and_typed_into(agent: Agent) -> None:
     async with leader_of(agent) as leader:
         uid, _ = await make_server(leader)
         await leader.until(lambda facts: runs(facts, uid))
-        viewers = [leader.compute.AttachConsole() for _ in range(2)]
+        viewers: list[Any] = [leader.compute.AttachConsole() for _ in range(2)]
         for viewer in viewers:
             await viewer.write(AttachConsoleRequest(uid=uid))
         await viewers[0].write(AttachConsoleRequest(input=b"hello"))
@@ -147,7 +148,8 @@ async def test_a_console_is_read_by_many_and_typed_into(agent: Agent) -> None:
                     seen += (await viewer.read()).output
                 assert seen.startswith(b"\r\nstub ready")
                 viewer.cancel()
-        async with opened(leader.compute.ReadConsoleLog(ReadConsoleLogRequest(uid=uid, tail_bytes=5))) as pieces:
+        pieces: Any = leader.compute.ReadConsoleLog(ReadConsoleLogRequest(uid=uid, tail_bytes=5))
+        async with opened(pieces):
             async for piece in pieces:
                 assert piece.output == b"hello"
                 break
