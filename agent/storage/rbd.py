@@ -1,5 +1,6 @@
 """The storage driver for RBD: volumes and images in the pools of one Ceph cluster, with the key of this host."""
 
+import asyncio
 import secrets
 import threading
 from collections.abc import Callable
@@ -100,18 +101,24 @@ class RbdDriver:
         written = images.Image(image.uid, image.sha256, image.file_bytes, image.size_bytes)
         job = images.Import(written, path, attempt, progress, stop)
         name = importing_name(image.uid, attempt)
-        self._attempts.add(name)
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def work(connection: Connection) -> None:
             try:
                 images.import_image(connection.pool(pool.image_pool), job)
             finally:
-                self._attempts.discard(name)
+                loop.call_soon_threadsafe(ended.set)
 
+        self._attempts.add(name)
         try:
             await self._cluster.run_alone(f"importing image {image.uid}", work, IMPORT_TIMEOUT_S)
-        finally:
+        except asyncio.CancelledError:
+            # Whoever cancels must find no image that appears afterwards. Each operation has a limit, so this has an end.
             stop.set()
+            await ended.wait()
+            raise
+        finally:
+            self._attempts.discard(name)
 
     async def delete_image(self, pool: PoolReference, uid: str) -> None:
         await self._cluster.run(f"deleting image {uid}", lambda c: images.delete_image(c.pool(pool.image_pool), uid))

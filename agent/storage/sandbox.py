@@ -120,6 +120,8 @@ class Sandbox:
             code = await process.wait()
         if not over and code == _KILLED:
             over.append("time")
+        elif not over and program.folder is not None and await to_thread(taken_bytes, program.folder) > program.limits.written_bytes:
+            over.append("size")
         return Ended(code, output.result(), printable(error.result()), "".join(over))
 
 

@@ -134,9 +134,7 @@ def _next_data(descriptor: int, offset: int) -> int:
 
 
 def delete_image(images: Any, uid: str) -> None:
-    """Hide an image, and what attempts to write it left; clones of it live on."""
-    for name in (name for name in rbd.RBD().list(images) if importing_uid(name) == uid):
-        move_to_trash(images, name)
+    """Hide an image; clones of it live on. What attempts to write it left, remove_leftovers() takes away."""
     move_to_trash(images, uid)
 
 

@@ -32,7 +32,7 @@ async def until(check: Callable[[], bool], limit_s: float = 30.0) -> None:
 
 @pytest.fixture
 async def cluster(ceph: Ceph) -> AsyncIterator[Cluster]:
-    cluster = Cluster(Access(ceph.conf_file, ceph.user, op_timeout_s=1.0))
+    cluster = Cluster(Access(ceph.conf_file, ceph.user, op_timeout_s=3.0))
     yield cluster
     await cluster.close()
 

@@ -31,6 +31,7 @@ from kumo.api.agent.v1.storage_pb2 import (
     PoolReference,
     UploadHead,
     UploadImageRequest,
+    VolumeFacts,
 )
 from kumo.api.type.v1.stamp_pb2 import Stamp, Term
 from kumo.ids import new_uid
@@ -63,13 +64,15 @@ class World(Protocol):
         """Have another client hold the volume open, with its lock; the address of that client."""
 
     async def left(self) -> list[str]:
-        """Return the names of all images and volumes, hidden ones among them."""
+        """Return the names of all images and volumes that were not there before, hidden ones among them."""
 
 
 @dataclass
 class RbdWorld:
     ceph: Ceph
     pool: PoolReference
+    # What earlier tests left to its ghosts: clients that were killed watch their images for half a minute.
+    before: frozenset[str] = frozenset()
 
     async def write(self, uid: str, data: bytes, offset: int = 0) -> None:
         def work() -> None:
@@ -104,7 +107,7 @@ class RbdWorld:
                         found += rbd.RBD().list(io)
                         found += [entry["name"] for entry in rbd.RBD().trash_list(io)]
                         found += [one.key for one in io.list_objects() if one.key.startswith(("kumo.owner", "rbd_data"))]
-            return found
+            return [name for name in found if name not in self.before]
 
         return await asyncio.to_thread(work)
 
@@ -150,6 +153,12 @@ class Backend:
 
     driver: StorageDriver
     world: World
+    # The volumes that earlier tests left to their ghosts.
+    before: frozenset[str] = frozenset()
+
+    async def volumes(self) -> list[VolumeFacts]:
+        """Return the volumes of this test."""
+        return [volume for volume in await self.driver.list_volumes(self.pool) if volume.uid not in self.before]
 
     @property
     def pool(self) -> PoolReference:
@@ -174,7 +183,9 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         return
     ceph: Ceph = request.getfixturevalue("ceph")
     driver = RbdDriver(Access(ceph.conf_file, ceph.user))
-    yield Backend(driver, RbdWorld(ceph, pool))
+    world = RbdWorld(ceph, pool)
+    world.before = frozenset(await world.left())
+    yield Backend(driver, world, frozenset(volume.uid for volume in await driver.list_volumes(pool)))
     await driver.purge(pool)
     await driver.close()
 
@@ -264,7 +275,7 @@ async def desk_for(backend: Backend, pki: Pki, folder: Path, limits: ImageLimits
     files.close()
 
 
-LIMITS = ImageLimits(virtual_bytes=8 << 30, data_bytes=96 << 20, check_s=20, convert_s=20)
+LIMITS = ImageLimits(virtual_bytes=8 << 30, data_bytes=48 << 20, check_s=20, convert_s=20)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ async def test_a_clone_of_nothing_or_into_too_little_is_refused_and_leaves_nothi
     image = await backend.import_raw(some_file, b"x", 8 * MIB)
     with pytest.raises(FailedPrecondition, match="VOLUME_TOO_SMALL"):
         await backend.driver.ensure_volume(backend.pool, WantedVolume(new_uid(), 4 * MIB, 1, image))
-    assert await backend.driver.list_volumes(backend.pool) == []
+    assert await backend.volumes() == []
     await backend.driver.delete_image(backend.pool, image)
 
 
@@ -68,7 +68,7 @@ async def test_a_volume_that_is_open_is_not_deleted_and_one_that_is_gone_is(back
             await backend.driver.delete_volume(backend.pool, wanted.uid)
     await backend.driver.delete_volume(backend.pool, wanted.uid)
     await backend.driver.delete_volume(backend.pool, wanted.uid)
-    assert await backend.driver.list_volumes(backend.pool) == []
+    assert await backend.volumes() == []
 
 
 async def test_deleting_and_purging_leaves_nothing(backend: Backend, some_file: Path) -> None:
@@ -104,7 +104,7 @@ async def test_only_who_knows_the_owner_changes_it(backend: Backend) -> None:
     assert await backend.driver.owner_of(backend.pool, wanted.uid) is None
     with pytest.raises(FailedPrecondition, match="OWNER_CHANGED"):
         await backend.driver.set_owner(backend.pool, wanted.uid, Owner(), first)
-    (facts,) = await backend.driver.list_volumes(backend.pool)
+    (facts,) = await backend.volumes()
     assert facts.owner.epoch == second.epoch, "nobody keeps the epoch"
     await backend.driver.delete_volume(backend.pool, wanted.uid)
     with pytest.raises(NotFound, match="VOLUME_NOT_FOUND"):

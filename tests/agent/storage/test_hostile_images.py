@@ -81,10 +81,10 @@ async def absurd(folder: Path) -> Path:
 
 
 async def bomb(folder: Path) -> Path:
-    """A disk of 256 MiB that is not zeros, in a file of a few hundred KiB."""
+    """A disk of 128 MiB that is not zeros, in a file of a few hundred KiB."""
     path = folder / "a.qcow2"
-    await run("qemu-img", "create", "-q", "-f", "qcow2", path, "256M")
-    await run("qemu-io", "-f", "qcow2", "-c", "write -q -P 7 0 256M", path)
+    await run("qemu-img", "create", "-q", "-f", "qcow2", path, "128M")
+    await run("qemu-io", "-f", "qcow2", "-c", "write -q -P 7 0 128M", path)
     packed = folder / "b.qcow2"
     await run("qemu-img", "convert", "-q", "-c", "-O", "qcow2", path, packed)
     assert packed.stat().st_size < 4 * MIB

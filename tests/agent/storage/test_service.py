@@ -45,7 +45,7 @@ async def test_a_qcow2_file_becomes_the_disk_of_a_volume(desk: Desk, backend: Ba
     mine = Owner(server_uid=new_uid(), host="h1", epoch=Epoch(cell=1, host=1))
     await desk.stub.SetOwner(SetOwnerRequest(stamp=desk.stamp(), uid=volume, pool=desk.pool, owner=mine))
     listed = (await desk.stub.ListVolumes(ListVolumesRequest(pool=desk.pool))).volumes
-    assert [(one.uid, one.owner) for one in listed] == [(volume, mine)]
+    assert [one.owner for one in listed if one.uid == volume] == [mine]
     await desk.delete(facts.uid)
     await desk.stub.DeleteVolume(DeleteVolumeRequest(stamp=desk.stamp(), uid=volume, pool=desk.pool))
 
@@ -175,7 +175,7 @@ async def test_what_was_abandoned_goes(backend: Backend, pki: Pki, tmp_path: Pat
         assert desk.staged_files() == []
 
 
-async def test_what_is_behind_is_refused(desk: Desk) -> None:
+async def test_what_is_behind_is_refused(desk: Desk, backend: Backend) -> None:
     old, late, uid = desk.stamp(revision=3), desk.stamp(), new_uid()
     request = EnsureVolumeRequest(stamp=desk.stamp(), uid=uid, pool=desk.pool, size_bytes=MIB)
     await desk.stub.EnsureVolume(request)
@@ -187,7 +187,7 @@ async def test_what_is_behind_is_refused(desk: Desk) -> None:
         await desk.stub.EnsureVolume(EnsureVolumeRequest(stamp=old, uid=new_uid(), pool=desk.pool, size_bytes=MIB))
     with pytest.raises(FailedPrecondition, match="STALE_COMMAND"):
         await desk.stub.ImportImage(ImportImageRequest(stamp=old, uid=new_uid(), pool=desk.pool, format="raw", size_bytes=1))
-    assert not (await desk.stub.ListVolumes(ListVolumesRequest(pool=desk.pool))).volumes
+    assert await backend.volumes() == []
 
 
 async def test_a_pool_of_another_driver_is_refused(desk: Desk) -> None:

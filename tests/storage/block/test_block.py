@@ -20,7 +20,7 @@ from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference
 from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.errors import FailedPrecondition
 from kumo.ids import new_uid
-from storage.block.names import importing_uid, volume_name
+from storage.block.names import importing_name, volume_name
 from storage.rados import Access
 from tests.ceph import Ceph
 
@@ -100,18 +100,13 @@ async def test_the_lock_of_a_client_that_was_killed_is_broken_at_once(ceph: Ceph
     async with asyncio.timeout(20), child(OPENS, str(ceph.conf_file), ceph.user, volume_name(uid)) as client:
         assert await line(client) != address
         assert await driver.lock_owners(POOL, uid) != [address]
-        await client.communicate(b"close\n")
-    with ceph.admin() as admin, admin.open_ioctx("volumes") as io:
-        # The ghost of the first client watches it for half a minute, so the driver would not delete it.
-        rbd.RBD().trash_move(io, volume_name(uid), 0)
 
 
 async def test_a_volume_that_was_half_made_is_finished(ceph: Ceph, driver: RbdDriver) -> None:
     uid = new_uid()
     with ceph.admin() as admin, admin.open_ioctx("volumes") as io:
         rbd.RBD().create(io, volume_name(uid), MIB)
-    (half,) = await driver.list_volumes(POOL)
-    assert half.generation == 0
+    assert [volume.generation for volume in await driver.list_volumes(POOL) if volume.uid == uid] == [0]
     facts = await driver.ensure_volume(POOL, WantedVolume(uid, 4 * MIB, 2))
     assert (facts.size_bytes, facts.generation) == (4 * MIB, 2)
     await driver.delete_volume(POOL, uid)
@@ -135,13 +130,25 @@ async def test_an_importer_that_is_killed_leaves_no_image_and_asking_again_makes
         assert [await line(importer), await line(importer)] == ["begins", "done"]
     volume = new_uid()
     await driver.ensure_volume(POOL, WantedVolume(volume, 40 * MIB, 1, uid))
-    with ceph.admin() as admin:
-        with admin.open_ioctx("volumes") as io, rbd.Image(io, volume_name(volume), read_only=True) as image:
-            assert image.read(0, 40 * MIB) == path.read_bytes()
-        await driver.delete_volume(POOL, volume)
-        await driver.delete_image(POOL, uid)
-        with admin.open_ioctx("images") as io:
-            assert [name for name in rbd.RBD().list(io) if importing_uid(name) == uid or name == uid] == []
+    with ceph.admin() as admin, admin.open_ioctx("volumes") as io, rbd.Image(io, volume_name(volume), read_only=True) as image:
+        assert image.read(0, 40 * MIB) == path.read_bytes()
+    await driver.delete_volume(POOL, volume)
+    await driver.delete_image(POOL, uid)
+    assert await driver.find_image(POOL, uid) is None
+
+
+async def test_what_dead_importers_left_goes_and_what_live_ones_write_stays(ceph: Ceph, driver: RbdDriver) -> None:
+    dead, live = importing_name(new_uid(), "1"), importing_name(new_uid(), "1")
+    with ceph.admin() as admin, admin.open_ioctx("images") as io:
+        for name in (dead, live):
+            rbd.RBD().create(io, name, MIB)
+        with rbd.Image(io, live):
+            await driver.purge(POOL)
+            names = rbd.RBD().list(io)
+            assert live in names
+            assert dead not in names
+        await driver.purge(POOL)
+        assert live not in rbd.RBD().list(io)
 
 
 async def test_qemu_opens_a_volume_by_what_the_driver_says(ceph: Ceph, driver: RbdDriver) -> None:
