@@ -48,10 +48,12 @@ class FakeDriver:
         """Do as libvirt and its hook do: raises LookupError for a tap that is not admitted."""
         bridge, _ = self._kernel.admitted[name]
         self._kernel.taps[name] = bridge
+        self._save()
         self._wake(name)
 
     def drop_tap(self, name: str) -> None:
         self._kernel.taps.pop(name, None)
+        self._save()
         self._wake(name)
 
     def boot(self) -> None:
@@ -68,12 +70,14 @@ class FakeDriver:
         for kept in (self._kernel.bridges, self._kernel.tunnels, self._kernel.legs, self._kernel.entries):
             kept.pop(link, None)
         self._kernel.taps = {tap: "" if bridge == link else bridge for tap, bridge in self._kernel.taps.items()}
+        self._save()
         self._wake(link)
 
     def add_stray(self, vni: int, tap: str) -> None:
         """Leave a bridge and a tap on it that nobody wants."""
         self._kernel.bridges[names.bridge(vni)] = 1450
         self._kernel.taps[tap] = names.bridge(vni)
+        self._save()
 
     def lets_through(self, tap: str) -> bool:
         return not self._flushed and any(rules.tap_of((name, key)) == tap for name, key in self._kernel.rules)

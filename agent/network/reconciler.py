@@ -212,6 +212,8 @@ class NetworkReconciler:
                 await self._responder.drop(names.bridge(network.vni))
             case plan.ChangeEntries(added, removed):
                 await self._driver.change_entries(network, added, removed)
+                if removed:
+                    self._loop.add(_AUDIT)  # their host may be nobody's host any more
             case plan.AdmitTunnels():
                 await self._driver.admit_tunnels(self._tunnel_addresses())
             case plan.Record():

@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,11 +19,11 @@ from typing import Self
 
 from agent.network import links, names, netns
 from agent.network import rtnetlink as nl
-from kumo.ids import new_uid
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 HOOK = CHECKOUT / "agent" / "network" / "hook.py"
 ETH_IP, ETH_ARP, ETH_IP6, ETH_ALL = 0x0800, 0x0806, 0x86DD, 3
+HERE = "the namespace that this thread is in"
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 MARK = b"KUMO-MARK"
 
@@ -49,7 +48,8 @@ def make_pair(name: str, peer: str, peer_mac: str, peer_namespace: str, mtu: int
 
 
 def shell(namespace: str, *command: str) -> str:
-    done = subprocess.run(["nsenter", f"--net={namespace}", *command], capture_output=True, text=True, timeout=20, check=False)
+    entered = command if namespace == HERE else ("nsenter", f"--net={namespace}", *command)
+    done = subprocess.run(entered, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -162,11 +162,16 @@ class Lab:
     def plane(self) -> str:
         return str(self.namespaces / "dp")
 
+    def namespace(self, name: str) -> str:
+        """Make an empty namespace."""
+        path = str(self.directory / name)
+        netns.create(path)
+        self.guests.append(path)
+        return path
+
     def guest(self, port_uid: str, mac: str, address: str, prefix_length: int = 24, mtu: int = 1450) -> Guest:
         """Make a guest whose tap is where libvirt makes it: in the host's namespace, not plugged in."""
-        namespace = str(self.directory / f"g-{len(self.guests)}-{new_uid()[-6:]}")
-        netns.create(namespace)
-        self.guests.append(namespace)
+        namespace = self.namespace(f"g-{len(self.guests)}")
         tap = names.tap(port_uid)
         make_pair(tap, "eth0", mac, namespace, mtu)
         shell(namespace, "ip", "link", "set", "eth0", "up")
@@ -188,6 +193,14 @@ class Lab:
         for namespace in self.guests:
             netns.remove(namespace)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def move_link(name: str, namespace: str) -> None:
+    """Move a link from here into the namespace at a path."""
+    host = nl.Netlink()
+    with open(namespace, "rb") as there:
+        host.call_all([links.change(links.need(host, name).index, nl.u32(links.IFLA_NET_NS_FD, there.fileno()))])
+    host.close()
 
 
 @contextlib.contextmanager
@@ -341,47 +354,19 @@ class ResponderProcess:
 
 
 class EchoStream:
-    """Pings from one guest to another on a thread, and counts what is lost, while something is done to the host."""
+    """Pings from one guest to another in a process of its own, while something is done to the host; then `sent` and `lost`."""
 
     def __init__(self, guest: Guest, address: str, per_second: int = 1000) -> None:
-        self._guest, self._address, self._gap_s = guest, address, 1 / per_second
-        self._stop = threading.Event()
-        self.sent = 0
-        self._received: set[int] = set()
-        self._socket = guest.open(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-        self._identifier = struct.unpack(">H", os.urandom(2))[0]
-        self._threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
+        echo = [sys.executable, "-I", "-S", str(Path(__file__).with_name("echo.py")), address, str(per_second)]
+        self._command = ["nsenter", f"--net={guest.namespace}", *echo]
+        self.sent = self.lost = 0
 
     def __enter__(self) -> Self:
-        self._socket.settimeout(0.5)
-        for thread in self._threads:
-            thread.start()
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None and self._process.stdout.readline() == "running\n"
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        self._socket.close()
-
-    def _send(self) -> None:
-        while not self._stop.wait(self._gap_s):
-            head = struct.pack(">BBHHH", 8, 0, 0, self._identifier, self.sent & 0xFFFF)
-            self._socket.sendto(head[:2] + struct.pack(">H", checksum(head)) + head[4:], (self._address, 0))
-            self.sent += 1
-
-    def _receive(self) -> None:
-        while True:
-            try:
-                data = self._socket.recv(2048)
-            except TimeoutError:
-                if self._stop.is_set():
-                    return
-                continue
-            kind, _, _, same, number = struct.unpack_from(">BBHHH", data, (data[0] & 15) * 4)
-            if kind == 0 and same == self._identifier:
-                self._received.add(number)
-
-    @property
-    def lost(self) -> int:
-        return self.sent - len(self._received)
+        said, _unused = self._process.communicate(timeout=20)
+        self.sent, answered = map(int, said.split())
+        self.lost = self.sent - answered

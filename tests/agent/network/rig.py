@@ -24,7 +24,8 @@ from kumo.api.type.v1.stamp_pb2 import Stamp, Term
 from kumo.ids import new_uid
 
 INCARNATION = new_uid()
-TUNNEL_ADDRESS, TUNNEL_PORT = "127.0.0.1", 4789
+# Two hosts of the addresses that are for documentation.
+TUNNEL_ADDRESS, FAR_ADDRESS, TUNNEL_PORT = "192.0.2.1", "192.0.2.9", 4789
 
 
 class Rig:
