@@ -172,7 +172,7 @@ class Place:
 
     def _is_old(self, own: Own) -> bool:
         said = next((condition for condition in own.conditions if condition.type == PLACED), None)
-        return said is not None and self._clock.now().timestamp() - said.since.seconds >= _OFFERED_AGAIN_S
+        return said is not None and said.HasField("since") and self._clock.now().timestamp() - said.since.seconds >= _OFFERED_AGAIN_S
 
     async def _known_cells(self) -> list[Cell]:
         known: list[Cell] = []

@@ -66,7 +66,7 @@ class Own:
         before = next((one for one in self.conditions if one.type == condition.type), None)
         made = Condition()
         made.CopyFrom(condition)
-        if before is not None and (before.status, before.reason) == (made.status, made.reason):
+        if before is not None and before.HasField("since") and (before.status, before.reason) == (made.status, made.reason):
             made.since.CopyFrom(before.since)
         return Own(self.shares, (*(one for one in self.conditions if one.type != condition.type), made))
 
