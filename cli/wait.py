@@ -115,7 +115,7 @@ class Steps:
         self._noun, self._name = noun, name
         self._started = self._last = time.monotonic()
         self._printed: set[str] = set()
-        self._obstacle = ""
+        self._told: set[str] = set()
         self._live = is_terminal(sys.stderr)
         self._pending = ""
 
@@ -124,8 +124,9 @@ class Steps:
             if step not in self._printed:
                 self._printed.add(step)
                 self._line(f"{styled('✓', 'green', sys.stderr)} {words(step)} {self._lap()}")
-        if now.obstacle and now.obstacle != self._obstacle:
-            self._obstacle = now.obstacle
+        # What mends itself in a moment has no fix and is not worth a line.
+        if now.obstacle and now.fix and now.obstacle not in self._told:
+            self._told.add(now.obstacle)
             self._line(f"{styled('!', 'yellow', sys.stderr)} waiting: {now.obstacle}")
         if now.waiting_for and self._live:
             self._pending = f"… {words(now.waiting_for)}"
