@@ -72,11 +72,7 @@ class RbdDriver:
             )
 
     async def client_addresses(self, pool: PoolReference, uid: str) -> list[str]:
-        def work(connection: Connection) -> list[str]:
-            io = connection.pool(pool.volume_pool)
-            return sorted({*volumes.clients_of(io, volume_name(uid)), *locks.lock_owners(io, uid)})
-
-        return await self._cluster.run(f"asking who has volume {uid} open", work)
+        return await self._cluster.run(f"asking who has volume {uid} open", lambda c: locks.clients_of(c.pool(pool.volume_pool), uid))
 
     async def lock_owners(self, pool: PoolReference, uid: str) -> list[str]:
         return await self._cluster.run(f"asking who locks volume {uid}", lambda c: locks.lock_owners(c.pool(pool.volume_pool), uid))
@@ -131,6 +127,14 @@ class RbdDriver:
 
     async def purge(self, pool: PoolReference) -> None:
         under_way = frozenset(self._attempts)
+
+        def is_needed(connection: Connection) -> bool:
+            volume_io, image_io = connection.pool(pool.volume_pool), connection.pool(pool.image_pool)
+            return volumes.has_trash(volume_io) or volumes.has_trash(image_io) or images.has_leftovers(image_io, under_way)
+
+        # Freeing may take long and so has a connection of its own, which an idle host should not make each minute.
+        if not await self._cluster.run("looking into the trash", is_needed):
+            return
 
         def work(connection: Connection) -> None:
             images.remove_leftovers(connection.pool(pool.image_pool), under_way)

@@ -13,7 +13,7 @@ import rbd
 
 from kumo.errors import Unavailable
 from storage.block.names import SNAPSHOT, importing_name, importing_uid
-from storage.block.volumes import clients_of, move_to_trash
+from storage.block.volumes import move_to_trash, watchers_of
 
 BLOCK_BYTES = 4 << 20
 _IN_FLIGHT = 8
@@ -138,13 +138,17 @@ def delete_image(images: Any, uid: str) -> None:
     move_to_trash(images, uid)
 
 
+def has_leftovers(images: Any, under_way: frozenset[str]) -> bool:
+    return any(importing_uid(name) is not None and name not in under_way for name in rbd.RBD().list(images))
+
+
 def remove_leftovers(images: Any, under_way: frozenset[str]) -> None:
     """Hide what dead attempts left: half written images that no client has open and that none of the attempts `under_way` writes."""
     for name in rbd.RBD().list(images):
         if importing_uid(name) is None or name in under_way:
             continue
         try:
-            if not clients_of(images, name):
+            if not watchers_of(images, name):
                 move_to_trash(images, name)
         except rbd.ImageNotFound:
             pass

@@ -15,11 +15,24 @@ def lock_owners(volumes: Any, uid: str) -> list[str]:
     """Return the addresses (ip:port/nonce) of who holds the lock of a volume; none if it is free or gone."""
     try:
         with rbd.Image(volumes, volume_name(uid), read_only=True) as image:
-            # Not lock_get_owners(): it wants the image open for writing, and so a watch of our own on it.
-            lockers = image.list_lockers()
-            return sorted({str(address) for _, _, address in lockers["lockers"]}) if lockers else []
+            return sorted(_lockers(image))
     except rbd.ImageNotFound:
         return []
+
+
+def clients_of(volumes: Any, uid: str) -> list[str]:
+    """Return the addresses of all who have a volume open for writing or hold its lock; none if it is gone."""
+    try:
+        with rbd.Image(volumes, volume_name(uid), read_only=True) as image:
+            return sorted(_lockers(image) | {str(watcher["addr"]) for watcher in image.watchers_list()})
+    except rbd.ImageNotFound:
+        return []
+
+
+def _lockers(image: Any) -> set[str]:
+    # Not lock_get_owners(): it wants the image open for writing, and so a watch of our own on it.
+    lockers = image.list_lockers()
+    return {str(address) for _, _, address in lockers["lockers"]} if lockers else set()
 
 
 def break_locks(volumes: Any, uid: str, addresses: frozenset[str]) -> list[str]:

@@ -61,29 +61,30 @@ def ensure_volume(volumes: Any, images: Any, wanted: Wanted) -> Volume:
         else:
             rbd.RBD().create(volumes, name, wanted.size_bytes, old_format=False, features=_FEATURES)
     with rbd.Image(volumes, name) as image:
-        if image.size() < wanted.size_bytes:
-            image.resize(wanted.size_bytes)
-        image.metadata_set(_UID, wanted.uid)
-        # Last: it is what says that the volume is made.
-        image.metadata_set(_GENERATION, str(max(1, wanted.generation)))
-        return Volume(wanted.uid, image.size(), max(1, wanted.generation))
+        # A clone begins as large as its image. Asking the image before would cost opening it, each time.
+        size_bytes = image.size()
+        if size_bytes <= wanted.size_bytes:
+            if size_bytes < wanted.size_bytes:
+                image.resize(wanted.size_bytes)
+            image.metadata_set(_UID, wanted.uid)
+            # Last: it is what says that the volume is made.
+            image.metadata_set(_GENERATION, str(max(1, wanted.generation)))
+            return Volume(wanted.uid, wanted.size_bytes, max(1, wanted.generation))
+    move_to_trash(volumes, name)
+    raise FailedPrecondition(
+        "VOLUME_TOO_SMALL",
+        f"volume {wanted.uid} of {wanted.size_bytes} bytes cannot hold image {wanted.image_uid} of {size_bytes} bytes",
+        fix=f"ask for at least {size_bytes} bytes",
+        size_bytes=wanted.size_bytes,
+        image_size_bytes=size_bytes,
+    )
 
 
 def _clone(volumes: Any, images: Any, wanted: Wanted) -> None:
     try:
-        with rbd.Image(images, wanted.image_uid, snapshot=SNAPSHOT, read_only=True) as image:
-            size_bytes = image.size()
+        rbd.RBD().clone(images, wanted.image_uid, SNAPSHOT, volumes, volume_name(wanted.uid), features=_FEATURES)
     except rbd.ImageNotFound as error:
         raise NotFound("IMAGE_NOT_FOUND", f"image {wanted.image_uid} is not in this pool", image_uid=wanted.image_uid) from error
-    if size_bytes > wanted.size_bytes:
-        raise FailedPrecondition(
-            "VOLUME_TOO_SMALL",
-            f"volume {wanted.uid} of {wanted.size_bytes} bytes cannot hold image {wanted.image_uid} of {size_bytes} bytes",
-            fix=f"ask for at least {size_bytes} bytes",
-            size_bytes=wanted.size_bytes,
-            image_size_bytes=size_bytes,
-        )
-    rbd.RBD().clone(images, wanted.image_uid, SNAPSHOT, volumes, volume_name(wanted.uid), features=_FEATURES)
 
 
 def find_volume(volumes: Any, uid: str) -> Volume | None:
@@ -111,7 +112,7 @@ def delete_volume(volumes: Any, uid: str) -> None:
     """Move a volume to the trash, or find it gone. Raises FailedPrecondition VOLUME_IN_USE while a client has it open."""
     name = volume_name(uid)
     try:
-        clients = clients_of(volumes, name)
+        clients = watchers_of(volumes, name)
     except rbd.ImageNotFound:
         clients = []
     if clients:
@@ -125,7 +126,7 @@ def delete_volume(volumes: Any, uid: str) -> None:
     move_to_trash(volumes, name)
 
 
-def clients_of(io: Any, name: str) -> list[str]:
+def watchers_of(io: Any, name: str) -> list[str]:
     """Return the addresses (ip:port/nonce) of the clients that have an image open for writing. Raises rbd.ImageNotFound."""
     with rbd.Image(io, name, read_only=True) as image:
         return sorted({str(watcher["addr"]) for watcher in image.watchers_list()})
@@ -139,6 +140,10 @@ def move_to_trash(io: Any, name: str) -> None:
         raise Unavailable(
             "NOT_DELETED", f"{name} is still listed after it was moved to the trash", fix="see whether the cluster is full", image=name
         )
+
+
+def has_trash(io: Any) -> bool:
+    return any(True for _ in rbd.RBD().trash_list(io))
 
 
 def purge_trash(io: Any) -> int:

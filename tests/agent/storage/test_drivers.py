@@ -40,6 +40,8 @@ async def test_a_clone_reads_its_image_and_is_as_large_as_asked(backend: Backend
     assert made.size_bytes == 64 * MIB
     assert await backend.world.read(wanted.uid, 3 * MIB, 8) == b"bootboot"
     await backend.world.write(wanted.uid, b"mine", 3 * MIB)
+    async with backend.world.opened(wanted.uid) as address:
+        assert await backend.driver.lock_owners(backend.pool, wanted.uid) == [address], "a clone has a lock, whatever its image has"
     other = WantedVolume(new_uid(), 4 * MIB, 1, image)
     await backend.driver.ensure_volume(backend.pool, other)
     assert await backend.world.read(other.uid, 3 * MIB, 4) == b"boot"
