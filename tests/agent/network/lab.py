@@ -335,8 +335,11 @@ class ResponderProcess:
         wait_for("the responder", lambda: b"responder serves" in self._log.read_bytes() or process.poll() is not None)
         assert process.poll() is None, self._log.read_text()
 
-    def log(self) -> str:
-        return self._log.read_text()
+    def status(self) -> dict[str, str]:
+        """Return what the kernel says of the process."""
+        assert self.process is not None
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
     def kill(self, number: int = 9) -> None:
         if self.process is not None:
