@@ -27,7 +27,7 @@ def links(namespace: str) -> list[str]:
 
 def entries(namespace: str) -> list[str]:
     fdb = shell(namespace, "bridge", "fdb").splitlines()
-    kept = [line for line in fdb if " static" in line or " dst " in line]
+    kept = [re.sub(r"link-netnsid \d+ ", "", line) for line in fdb if " static" in line or " dst " in line]
     return sorted(kept + shell(namespace, "ip", "neigh", "show", "nud", "permanent").splitlines())
 
 
