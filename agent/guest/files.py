@@ -174,7 +174,7 @@ class GuestFiles:
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o750)
         if self._group is not None:
-            os.chown(path, -1, self._group)
+            os.chown(path, 0, self._group)
 
     def _write(self, path: Path, content: dict[str, object]) -> None:
         fresh = path.with_name(f".{path.name}.new")
@@ -182,7 +182,7 @@ class GuestFiles:
             json.dump({"format": _FORMAT, **content}, file)
         fresh.chmod(0o640)
         if self._group is not None:
-            os.chown(fresh, -1, self._group)
+            os.chown(fresh, 0, self._group)
         os.replace(fresh, path)
 
     @staticmethod
