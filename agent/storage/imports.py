@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client import Counter
+
 from agent.storage.checks import ImageChecks
 from agent.storage.driver import ImageOnPool, StorageDriver
 from agent.storage.inspect import Refused
@@ -15,6 +17,8 @@ from kumo.errors import Error, FailedPrecondition, ResourceExhausted, Unavailabl
 from kumo.log import get_logger
 
 log = get_logger(__name__)
+
+IMPORTS = Counter("kumo_image_imports_total", "Imports of images that ended, by how: imported, refused, failed.", ["outcome"])
 
 _MAX_JOBS = 32
 _CHECKED_PERCENT = 5
@@ -138,9 +142,11 @@ class ImageImports:
                 await self._import_or_refuse(job)
         except Error as error:
             self._failed[uid] = error
+            IMPORTS.labels("failed").inc()
             log.warning("import failed", image=uid, reason=error.reason, why=error.message)
         except Exception as error:  # a bug in one import must not end the others
             self._failed[uid] = Unavailable("IMPORT_FAILED", "the import failed for a reason that is in the log of the agent")
+            IMPORTS.labels("failed").inc()
             log.exception("import failed", error=error, image=uid)
         finally:
             del self._jobs[uid]
@@ -149,9 +155,11 @@ class ImageImports:
         uid = job.declared.uid
         try:
             await self._import(job)
+            IMPORTS.labels("imported").inc()
             log.info("image imported", image=uid)
         except Refused as refused:
             await self._staging.refuse(uid, refused)
+            IMPORTS.labels("refused").inc()
             log.info("image refused", image=uid, reason=refused.reason, why=refused.message)
 
     async def _import(self, job: _Job) -> None:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,12 +135,17 @@ async def _kill_when_over(program: Program, process: asyncio.subprocess.Process,
             over.append("time")
         elif program.folder is not None and await to_thread(taken_bytes, program.folder) > limits.written_bytes:
             over.append("size")
-    process.kill()
+    with suppress(ProcessLookupError):
+        process.kill()
 
 
 def taken_bytes(folder: Path) -> int:
     """Return what the files of a folder take on the disk."""
-    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    taken = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            taken += path.lstat().st_blocks * 512
+    return taken
 
 
 async def _collect(stream: asyncio.StreamReader, kill: Callable[[], None], progress: Callable[[bytes], None] | None) -> bytes:

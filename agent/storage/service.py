@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 from agent.stamps import Terms, refusal
 from agent.storage.driver import StorageDriver, WantedVolume
@@ -181,12 +182,14 @@ class Storage(StorageServicer):
             await self.sweep_once()
 
     async def sweep_once(self) -> None:
-        await self._staging.remove_abandoned()
-        for pool in list(self._pools.values()):
+        sweeps: list[tuple[str, Callable[[], Awaitable[None]]]] = [("staging", self._staging.remove_abandoned)]
+        for pool in self._pools.values():
+            sweeps.append((f"pool {pool.uid}", partial(self._drivers[pool.driver].purge, pool)))
+        for what, sweep in sweeps:
             try:
-                await self._drivers[pool.driver].purge(pool)
+                await sweep()
             except Error as error:
-                log.warning("purge failed", pool=pool.uid, reason=error.reason, why=error.message)
+                log.warning("sweep failed", what=what, reason=error.reason, why=error.message)
 
 
 def _is_late(stamp: Stamp, held: Stamp) -> bool:

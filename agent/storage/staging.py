@@ -169,7 +169,8 @@ class Staging:
         for uid, kept in list(self._held.items()):
             if not kept.reason and uid not in self._busy and kept.change_time.ToDatetime(oldest.tzinfo) < oldest:
                 log.info("abandoned upload removed", image=uid, received_bytes=kept.received_bytes, size_bytes=kept.size_bytes)
-                await self.remove(uid)
+                async with self.using(uid):
+                    await self.remove(uid)
 
     async def _remove_bytes(self, uid: str) -> None:
         await to_thread(shutil.rmtree, self._directory / uid, ignore_errors=True)
