@@ -219,9 +219,8 @@ def _storage_drivers(config: Config) -> dict[str, StorageDriver]:
 
 
 def _storage(config: Config, terms: Terms, drivers: dict[str, StorageDriver], staging: Staging) -> Storage:
-    jails = config.state / "jails"
-    jails.mkdir(parents=True, exist_ok=True, mode=0o711)
-    checks = ImageChecks(Sandbox(jails), ImageLimits(), staging.room_bytes)
+    # Jails' roots lie in the staging folder, from which load() removes what a crash left.
+    checks = ImageChecks(Sandbox(staging.directory), ImageLimits(), staging.room_bytes)
     return Storage(terms, drivers, staging, ImageImports(staging, checks))
 
 
