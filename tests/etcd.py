@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from deploy.etcd_binary import ensure
+from kumo.tls import TlsFiles
 
 _START_S = 30.0
 
@@ -111,8 +112,8 @@ class Cluster:
             member.end()
 
 
-def _flags(name: str, ports: tuple[int, int], folder: Path, initial: str) -> list[str]:
-    client, peer = (f"http://127.0.0.1:{port}" for port in ports)
+def _flags(name: str, ports: tuple[int, int], folder: Path, initial: str, tls: TlsFiles | None) -> list[str]:
+    client, peer = f"{'https' if tls else 'http'}://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
     flags = {
         "name": name,
         "data-dir": str(folder),
@@ -125,21 +126,26 @@ def _flags(name: str, ports: tuple[int, int], folder: Path, initial: str) -> lis
         "logger": "zap",
         "log-level": "warn",
     }
+    if tls is not None:
+        flags |= {"cert-file": str(tls.cert), "key-file": str(tls.key), "trusted-ca-file": str(tls.ca), "client-cert-auth": "true"}
     return [f"--{key}={value}" for key, value in flags.items()]
 
 
 @contextmanager
-def cluster(count: int = 1, *, extra: Sequence[str] = (), is_durable: bool = False) -> Generator[Cluster, None, None]:
-    """Start `count` members with the flags in `extra`; `is_durable` keeps fsync on."""
+def cluster(
+    count: int = 1, *, extra: Sequence[str] = (), is_durable: bool = False, tls: TlsFiles | None = None
+) -> Generator[Cluster, None, None]:
+    """Start `count` members with the flags in `extra`; `is_durable` keeps fsync on; with `tls`, clients need a certificate of its CA."""
     root = Path(tempfile.mkdtemp(prefix="kumo-test-etcd-"))
     names = [f"m{number}" for number in range(count)]
     ports = free_ports(2 * count)
     pairs = list(zip(ports[:count], ports[count:], strict=True))
     initial = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, (_, peer) in zip(names, pairs, strict=True))
     more = [*extra, *([] if is_durable else ["--unsafe-no-fsync"])]
-    members = [
-        Member(name, pair, root / name, [*_flags(name, pair, root / name, initial), *more]) for name, pair in zip(names, pairs, strict=True)
-    ]
+    members = []
+    for name, pair in zip(names, pairs, strict=True):
+        flags = _flags(name, pair, root / name, initial, tls)
+        members.append(Member(name, pair, root / name, [*flags, *more]))
     made = Cluster(root, members)
     try:
         made.start()

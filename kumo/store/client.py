@@ -80,7 +80,8 @@ class Etcd:
     ) -> None:
         """`endpoints` are host:port. `server_name` is what the servers' certificates say, where the addresses do not."""
         self._addresses, self._tls, self._server_name = tuple(endpoints), tls, server_name
-        self._patience = patience or Patience()
+        # With one endpoint there is nobody else to ask: giving up sooner would only make more writes unknown.
+        self._patience = patience or Patience(per_try_s=0.8 if len(self._addresses) > 1 else 2.0)
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._cluster_id = 0

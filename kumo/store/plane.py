@@ -7,6 +7,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from kumo.log import get_logger
 from kumo.store import ops
 from kumo.store.commit import Changes, Committed, Committer, Refused
 from kumo.store.election import Election
+from kumo.store.errors import Unknown
 from kumo.store.etcd import kv_pb2, rpc_pb2
 from kumo.store.interface import EtcdClient
 from kumo.store.keys import Keys
@@ -176,9 +178,10 @@ async def _identity(etcd: EtcdClient, keys: Keys, format_version: int) -> _Ident
     ]
     # Reading first: a plane that is there must open also when the store is full.
     found = [(await etcd.range(rpc_pb2.RangeRequest(key=name))).kvs for name in names]
-    if not found[0]:
+    while not all(found):
         puts = [ops.put(name, value) for name, value in zip(names, values, strict=True)]
-        await etcd.txn([ops.create_revision_is(names[0], 0)], puts)
+        with suppress(Unknown):  # then the next look tells
+            await etcd.txn([ops.create_revision_is(names[0], 0)], puts)
         found = [(await etcd.range(rpc_pb2.RangeRequest(key=name))).kvs for name in names]
     incarnation, format_value, token_key = (kvs[0].value for kvs in found)
     return _Identity(values_pb2.Format.FromString(format_value).version, incarnation.decode(), token_key)

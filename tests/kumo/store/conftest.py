@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 import pytest
 
 from kumo.ids import new_uid
-from kumo.store.client import Etcd
+from kumo.store.client import Etcd, Patience
 from kumo.store.plane import Plane
 from tests.etcd import Cluster, cluster
 
@@ -19,7 +19,8 @@ def shared() -> Generator[Cluster, None, None]:
 
 @pytest.fixture
 async def etcd(shared: Cluster) -> AsyncGenerator[Etcd, None]:
-    async with Etcd(shared.addresses, rng=random.Random(1)) as client:
+    # Patient: how fast a busy machine answers is not what these tests are about.
+    async with Etcd(shared.addresses, patience=Patience(per_try_s=10.0, request_s=20.0), rng=random.Random(1)) as client:
         yield client
 
 

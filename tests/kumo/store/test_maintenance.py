@@ -6,7 +6,7 @@ import pytest
 
 from kumo.errors import Unavailable
 from kumo.store import ops
-from kumo.store.client import Etcd
+from kumo.store.client import Etcd, Patience
 from kumo.store.errors import Compacted, StoreFull
 from kumo.store.etcd import rpc_pb2
 from kumo.store.maintenance import Maintenance, Schedule
@@ -15,12 +15,14 @@ from tests.etcd import cluster
 from tests.kumo.store.things import create, thing, things
 
 _QUOTA = 16 << 20
+# What is measured here is not how fast a busy machine answers.
+PATIENT = Patience(per_try_s=10.0, request_s=20.0)
 
 
 @pytest.mark.parametrize("is_leading", [True, False])
 async def test_a_full_store_says_so_and_takes_writes_again_by_itself(is_leading: bool) -> None:
     with cluster(extra=[f"--quota-backend-bytes={_QUOTA}"]) as one:
-        async with Etcd(one.addresses) as etcd:
+        async with Etcd(one.addresses, patience=PATIENT) as etcd:
             plane = await Plane.open(etcd, "/full", format_version=1)
             table = things(plane)
             async with plane:
@@ -42,7 +44,7 @@ async def test_a_full_store_says_so_and_takes_writes_again_by_itself(is_leading:
 
 async def test_history_is_forgotten_only_when_it_is_old() -> None:
     with cluster() as one:
-        async with Etcd(one.addresses) as etcd:
+        async with Etcd(one.addresses, patience=PATIENT) as etcd:
             schedule = Schedule(look_s=0.05, compact_s=0.1, keep_s=0.3)
             maintenance = Maintenance(etcd, is_leading=lambda: True, has_leader=lambda: True, quota_bytes=_QUOTA, schedule=schedule)
             first = (await etcd.txn(success=[ops.put(b"k", b"0")])).header.revision

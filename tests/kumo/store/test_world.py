@@ -84,10 +84,11 @@ def machine(loop: asyncio.AbstractEventLoop, member: Member) -> type[RuleBasedSt
 async def test_mirrors_lists_and_watches_are_exact_whatever_happens_to_etcd() -> None:
     with cluster() as one:
         chosen = settings(
-            max_examples=8,
+            max_examples=12,
             stateful_step_count=10,
             deadline=None,
             database=None,
+            # No shrinking: it would take minutes, and the steps of a failure are printed.
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
             print_blob=True,

@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import pytest
@@ -66,9 +67,11 @@ class Watcher:
     expired: int = 0
     task: "asyncio.Task[None] | None" = None
 
-    @property
-    def reached(self) -> int:
-        return max(self.synced_at, self.seen[-1][0] if self.seen else 0)
+    def has_reached(self, revision: int) -> bool:
+        return max(self.synced_at, self.seen[-1][0] if self.seen else 0) >= revision
+
+    def ends_like(self, expected: list[Seen]) -> bool:
+        return self.seen[-1:] == expected[-1:]
 
     def follow(self, table: Table[Thing]) -> None:
         self.task = asyncio.ensure_future(self._follow(table))
@@ -129,7 +132,7 @@ class World:
         self.watchers += [Watcher(), Watcher()]
         for watcher, process in zip(self.watchers, self.processes, strict=True):
             watcher.follow(process.table)
-            await until(lambda watcher=watcher: watcher.since > 0)
+            await until(partial(watcher.has_reached, 1))
 
     async def stop(self) -> None:
         self.heal()
@@ -282,7 +285,7 @@ class World:
         for process in self.processes:
             await self._settled(process.plane, process.table)
         for watcher in self.watchers:
-            await until(lambda watcher=watcher: watcher.reached >= revision)
+            await until(partial(watcher.has_reached, revision))
         await self.definitely(lambda: self._judge_etcd.compact(revision))
 
     async def check(self) -> None:
@@ -301,11 +304,11 @@ class World:
         assert self.model == {item.name: (item.spec.size, item.status.state) for item in (await self.judged.list()).items}
         history = self._history()
         for watcher in self.watchers:
-            await until(lambda watcher=watcher: watcher.reached >= revision)
+            await until(partial(watcher.has_reached, revision))
             assert watcher.expired == 0 or self.is_history_torn
             expected = [change for change in history if change[0] > watcher.since]
             with suppress(TimeoutError):
-                await until(lambda watcher=watcher, expected=expected: watcher.seen[-1:] == expected[-1:])
+                await until(partial(watcher.ends_like, expected))
             if self.is_history_torn:
                 assert _last_of_each(watcher.seen) == _last_of_each(expected)
             else:
