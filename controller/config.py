@@ -53,6 +53,8 @@ class Config:
     cell_plane: CellConfig | None = None
     # How long a leader may be silent before another one takes over.
     lease_s: int = 4
+    # What etcd was started with (--quota-backend-bytes), to warn before it is full.
+    store_quota_bytes: int = 8 << 30
 
     def plane_tls(self, plane: str) -> TlsFiles:
         """Return what this process presents in `plane`: "region" or "cell"."""

@@ -35,7 +35,7 @@ def apply(current: Message, wanted: Message, paths: Sequence[str], changeable: S
 
 
 def _check(kind: Descriptor, path: str, changeable: Sequence[str], noun: str) -> None:
-    if path in changeable or any(path.startswith(f"{whole}.") and _is_map_at(kind, whole) for whole in changeable):
+    if path in changeable or any(path.startswith(f"{whole}.") and path != f"{whole}." and _is_map_at(kind, whole) for whole in changeable):
         return
     field = _field_at(kind, path)
     fix = f"name one of {', '.join(changeable)}" if changeable else f"nothing of a {noun} can be changed"

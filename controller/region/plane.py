@@ -25,7 +25,7 @@ from controller.region.standard import Region
 from controller.region.storage.attachment import Attachments
 from controller.region.storage.volume import Volumes
 from controller.region.tables import FORMAT_VERSION, Tables
-from controller.region.usage import Usage
+from controller.store_version import require_supported
 from kumo.api.compute.v1 import flavor_pb2_grpc, server_pb2_grpc
 from kumo.api.fleet.v1 import event_pb2_grpc, host_pb2_grpc, pool_pb2_grpc
 from kumo.api.identity.v1 import project_pb2_grpc
@@ -38,7 +38,9 @@ from kumo.log import get_logger
 from kumo.rpc.identity import PrincipalOf, everyone_is_operator
 from kumo.rpc.server import Server
 from kumo.store.client import Etcd
+from kumo.store.maintenance import Maintenance
 from kumo.store.plane import Plane, Sources
+from kumo.store.usage import Usage
 from kumo.tls import ServerTls, TlsFiles
 
 log = get_logger(__name__)
@@ -65,6 +67,7 @@ async def run_region(
     clock = clock or SystemClock()
     tls = ServerTls(config.plane_tls(REGION_PLANE), require_client=False)
     async with Etcd(plane_config.store, store_tls) as etcd:
+        require_supported(await etcd.connect(), lab=plane_config.lab)
         plane = await Plane.open(etcd, region_prefix(config.region), format_version=FORMAT_VERSION, sources=Sources(clock=clock))
         tables = Tables(plane)
         silences = Silences(tables.cells)
@@ -80,12 +83,22 @@ async def run_region(
                 if started is not None:
                     started.set_result(Started(server.address, region))
                 leader = Leader(region, links, clock)
+                tasks.create_task(_maintenance(etcd, plane, config, clock).run())
                 tasks.create_task(tls.run())
                 tasks.create_task(plane.election.run(server.address, leader.lead, ttl_s=config.lease_s))
                 await asyncio.Future()
             finally:
                 await server.stop()
                 await links.close()
+
+
+def _maintenance(etcd: Etcd, plane: Plane, config: Config, clock: Clock) -> Maintenance:
+    """Where a full store lets nobody become leader, any controller makes room."""
+
+    def is_leading() -> bool:
+        return plane.election.is_leading
+
+    return Maintenance(etcd, is_leading=is_leading, has_leader=is_leading, quota_bytes=config.store_quota_bytes, clock=clock)
 
 
 def _offer(server: Server, region: Region, forward: Forward) -> None:

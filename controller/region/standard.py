@@ -17,7 +17,6 @@ from controller.region import access, filter, mask
 from controller.region.events import Events
 from controller.region.present import Silence, present
 from controller.region.tables import Tables
-from controller.region.usage import Usage
 from kumo.api.type.v1 import condition_pb2
 from kumo.errors import Aborted, FailedPrecondition
 from kumo.names import project_of
@@ -27,6 +26,7 @@ from kumo.store.errors import Conflict, ReferencedError
 from kumo.store.plane import Plane
 from kumo.store.table import Table
 from kumo.store.txn import Txn
+from kumo.store.usage import Usage
 from kumo.store.watch import Change, Kind
 
 M = TypeVar("M", bound=Message)

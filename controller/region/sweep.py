@@ -1,6 +1,6 @@
 """Keeps what would only grow within bounds: events by age and by number for each subject, request ids by age."""
 
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 
 from controller.region import requests
 from kumo.api.fleet.v1.event_pb2 import Event
@@ -29,15 +29,14 @@ class Sweep:
     async def run(self) -> None:
         while True:
             try:
-                await self.sweep()
+                await self.sweep(self._clock.now())
                 await requests.sweep(self._plane, self._term, self._clock.now())
             except Unavailable as error:
                 log.warning("sweep put off", reason=error.reason, why=error.message)
             await self._clock.sleep(_EVERY_S)
 
-    async def sweep(self) -> int:
+    async def sweep(self, now: datetime) -> int:
         """Remove events that are too old or too many; return how many those were."""
-        now = self._clock.now()
         subjects: dict[str, list[Event]] = {}
         for uid in await self._events.uids():
             event = await self._events.get_by_uid(uid)

@@ -31,7 +31,7 @@ class Pools(Creatable[Pool]):
         return await self.once(request, fill)
 
     async def before_update(self, txn: Txn, old: Pool, new: Pool) -> None:
-        """A cell that holds something in a pool can be told of it no more only when it holds nothing there."""
+        """Cells that are named from now on are told of the pool; one that is named no more keeps what it has there."""
         if new.spec.default and not old.spec.default:
             _take_default(txn, new)
         elif old.spec.default and not new.spec.default:

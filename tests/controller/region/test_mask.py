@@ -58,6 +58,7 @@ def test_no_mask_means_all_that_may_change_and_twice_is_once(before: dict[str, s
         ("spec.nothing", "MASK_PATH_UNKNOWN"),
         ("spec.dns_servers.0", "MASK_PATH_UNKNOWN"),
         ("", "MASK_PATH_UNKNOWN"),
+        ("labels.", "MASK_PATH_UNKNOWN"),
     ],
 )
 def test_a_path_that_cannot_be_changed_is_refused_by_name_and_nothing_changes(path: str, reason: str) -> None:
