@@ -24,7 +24,6 @@ class Inventory:
     guarded: frozenset[str]  # taps that rules let through
     admitted: frozenset[str]  # taps that the hook would plug in
     tunnel_addresses: frozenset[str]  # whose frames are let in
-    rules_intact: bool
 
 
 class Driver(Protocol):
@@ -42,7 +41,7 @@ class Driver(Protocol):
     async def inventory(self) -> Inventory: ...
 
     async def mend_rules(self) -> None:
-        """Bring the rules that were committed into force again."""
+        """Bring the rules that were committed into force again, if anybody changed any."""
 
     async def observe_network(self, network: Network) -> ObservedNetwork: ...
 

@@ -118,9 +118,5 @@ class Fabric:
         links.take_all(self._plane, [bodies[entry.kind](entry) for entry in removed])
         self._plane.call_all([links.put(bodies[entry.kind](entry)) for entry in added])
 
-    def remove(self, vni: int) -> None:
-        for name in (names.tunnel(vni), names.bridge(vni)):
-            links.delete(self._plane, name)
-
     def _need(self, name: str) -> Link:
         return links.need(self._plane, name)

@@ -104,11 +104,9 @@ class FakeDriver:
             guarded=frozenset(rules.tap_of((name, key)) for name, key in kernel.rules),
             admitted=frozenset(kernel.admitted),
             tunnel_addresses=frozenset(kernel.tunnel_addresses),
-            rules_intact=not self._flushed,
         )
 
     async def mend_rules(self) -> None:
-        self._changed()
         self._flushed = False
 
     async def observe_network(self, network: Network) -> ObservedNetwork:

@@ -1,6 +1,6 @@
 """The driver that works on the kernel: one data-plane namespace, in which all links of tenants live.
 
-All of it happens on one thread, so that nothing blocks the event loop and no two steps meet; what comes next is plan.py's.
+All but removals happen on one thread, so that nothing blocks the event loop and no two steps meet; what comes next is plan.py's.
 """
 
 import asyncio
@@ -61,6 +61,8 @@ class KernelDriver:
         self._config = config
         self._taps = str(config.taps)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
+        # The kernel takes long over removals, and nobody waits for them.
+        self._remover = ThreadPoolExecutor(1, thread_name_prefix="network-remover")
         self._stuck = False
         self._plane_fd = -1
         self._events: Events | None = None
@@ -82,7 +84,7 @@ class KernelDriver:
             write_sysctls(_PLANE_SYSCTLS)
             if not os.path.exists("/proc/sys/net/bridge"):
                 raise Unavailable("NO_BR_NETFILTER", "the kernel cannot pass bridged packets to nftables", fix="modprobe br_netfilter")
-            self._route = nl.Netlink()
+            self._route, self._remover_route = nl.Netlink(), nl.Netlink()
             self._rules = Ruleset(rules.data_plane(), self._config.state / "rules.json")
         self._fabric = Fabric(self._host_route, self._route, self._plane_fd, (self._config.tunnel_address, self._config.tunnel_port))
         self._legs = MetadataLegs(self._route, self._config.namespaces)
@@ -95,10 +97,11 @@ class KernelDriver:
             self._events.close()
         if self._plane_fd >= 0:
             await self._do(self._close)
-        self._thread.shutdown(wait=not self._stuck)
+        for thread in (self._thread, self._remover):
+            thread.shutdown(wait=not self._stuck)
 
     def _close(self) -> None:
-        for closing in (self._host_rules, self._rules, self._host_route, self._route):
+        for closing in (self._host_rules, self._rules, self._host_route, self._route, self._remover_route):
             closing.close()
         os.close(self._plane_fd)
 
@@ -114,7 +117,6 @@ class KernelDriver:
             guarded=frozenset(rules.tap_of(element) for element in self._rules.in_force),
             admitted=frozenset(admission.taps(self._taps)),
             tunnel_addresses=frozenset(key for _, key in self._host_rules.in_force),
-            rules_intact=self._rules.is_intact() and self._host_rules.is_intact(),
         )
 
     async def mend_rules(self) -> None:
@@ -160,8 +162,11 @@ class KernelDriver:
         return await self._do(open_dhcp, str(self._config.plane))
 
     async def remove_network(self, vni: int) -> None:
-        await self._do(self._legs.remove, vni)
-        await self._do(self._fabric.remove, vni)
+        await self._do(self._remove_network, vni, thread=self._remover)
+
+    def _remove_network(self, vni: int) -> None:
+        links.delete_all(self._remover_route, [name(vni) for name in (names.metadata_leg, names.tunnel, names.bridge)])
+        self._legs.remove(vni)
 
     async def observe_port(self, tap: str, port: Port | None) -> ObservedPort:
         return await self._do(self._observe_port, tap, port)
@@ -223,11 +228,14 @@ class KernelDriver:
     def metadata_namespace(self, vni: int) -> str:
         return self._legs.path(vni)
 
-    async def _do(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run on the thread. One that does not come back is not free: then nothing else is tried until the agent is restarted."""
+    async def _do(self, function: Callable[..., T], *arguments: object, thread: ThreadPoolExecutor | None = None) -> T:
+        """Run on the driver's thread, or on another of its own.
+
+        One that does not come back is not free: then nothing else is tried until the agent is restarted.
+        """
         if self._stuck:
             raise Unavailable("NETWORK_STUCK", "the kernel does not answer the network driver", fix="restart the agent")
-        work = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        work = asyncio.get_running_loop().run_in_executor(thread or self._thread, function, *arguments)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 return await asyncio.shield(work)

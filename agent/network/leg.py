@@ -106,7 +106,7 @@ class MetadataLegs:
             self._plane.call(nl.RTM_NEWLINK, nl.NLM_F_CREATE | nl.NLM_F_EXCL, links.ifinfo() + name + mtu + info)
 
     def remove(self, vni: int) -> None:
-        links.delete(self._plane, names.metadata_leg(vni))
+        """Let the namespace go, which the leg leads to; whoever removes the network removes the leg."""
         netns.remove(self.path(vni))
 
     def guests(self, vni: int) -> set[tuple[str, str]]:

@@ -12,7 +12,7 @@ import struct
 from agent.network import rtnetlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_TXQLEN = 1, 3, 4, 10, 13
-IFLA_LINKINFO, IFLA_NET_NS_FD = 18, 28
+IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD = 18, 27, 28
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA = 1, 2, 4, 5
 BRPORT_LEARNING, BRPORT_FLOOD, BRPORT_MCAST_FLOOD, BRPORT_BCAST_FLOOD, BRPORT_NEIGH_SUPPRESS = 8, 9, 27, 30, 32
 IFF_UP = 1
@@ -22,6 +22,8 @@ NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
 # Marks neighbours and routes as Kumo's, also to an agent that lost its memory.
 PROTOCOL = 0x4B
 QUEUE_LENGTH = 1000
+# Links that go together get a group of this and the number of one of them.
+_DYING = 0x4B000000
 
 
 class PortFlags:
@@ -112,6 +114,15 @@ def delete(route: nl.Netlink, name: str) -> bool:
             return False
         raise
     return True
+
+
+def delete_all(route: nl.Netlink, names: list[str]) -> None:
+    """Remove links in one go, those that are there: each on its own would cost a grace period or two of the kernel."""
+    found = [link for name in names if (link := get(route, name)) is not None]
+    if found:
+        group = _DYING | found[0].index
+        route.call_all([change(link.index, nl.u32(IFLA_GROUP, group)) for link in found])
+        route.call(nl.RTM_DELLINK, 0, ifinfo() + nl.u32(IFLA_GROUP, group))
 
 
 def join(link: int, bridge: int, flags: PortFlags) -> list[tuple[int, int, bytes]]:

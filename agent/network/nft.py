@@ -104,6 +104,7 @@ class Ruleset:
         if intact and self._commit(self._table.delta(fresh, gone), "delta"):
             self._in_force = (self._in_force - gone) | fresh
         else:
+            log.info("packet rules refilled", tables=self._table.tables, why="somebody changed rules in this namespace")
             self._in_force = (self._in_force - gone) | fresh
             self._refill()
         asked, said = self._library.run(self._table.questions(fresh)) if fresh else (True, "")

@@ -1,6 +1,6 @@
 """Makes the host's networks and ports what the last commands say, one at a time, and reports each port. Decides by plan.py.
 
-What is there and nobody wants is removed by the audit, which also mends packet rules that others changed.
+What is there and nobody wants is removed by the audit.
 """
 
 import socket
@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 STEPS = Counter("kumo_network_steps_total", "Steps taken to make networks and ports what they shall be.", ["step"])
 
-_AUDIT = "audit"
+_AUDIT, _RULES = "audit", "rules"
 _NETWORK, _PORT = "network/", "port/"
 # More steps than any thing has pieces: whoever needs more is not converging.
 _MOST_STEPS = 20
@@ -137,7 +137,7 @@ class NetworkReconciler:
             for key in self._keys():
                 self._loop.add(key)
         elif what == RULES:
-            self._loop.add(_AUDIT)
+            self._loop.add(_RULES)
         elif what.startswith(names.TAP):
             self._wake((uid for uid in self._ports.held if names.tap(uid) == what), _PORT)
         elif (vni := names.vni_of(what)) is not None:
@@ -148,6 +148,9 @@ class NetworkReconciler:
             self._loop.add(kind + uid)
 
     async def _reconcile(self, key: str) -> float | None:
+        if key == _RULES:
+            await self._driver.mend_rules()
+            return None
         if key == _AUDIT:
             await self._audit()
             return None
@@ -343,10 +346,8 @@ class NetworkReconciler:
 
     async def _audit(self) -> None:
         await self._give_dhcp()
+        await self._driver.mend_rules()
         found = await self._driver.inventory()
-        if not found.rules_intact:
-            log.warning("packet rules were changed by others", fix="leave the tables named kumo alone")
-            await self._driver.mend_rules()
         if not self._is_certain():
             return
         if found.tunnel_addresses != self._tunnel_addresses():
