@@ -47,6 +47,7 @@ from kumo.tls import ServerTls, TlsFiles
 
 FORMAT_VERSION = 1
 
+GRACE_S = 2.0
 _WORKERS = 16
 
 
@@ -78,19 +79,25 @@ class CellPlane:
         self._rng = rng or random.Random()
         self.leadership = Leadership(config.name, plane.election)
 
-    async def run(self, tls: TlsFiles, region: str, *, lease_s: int, started: asyncio.Event | None = None) -> None:
-        """Listen and campaign, until cancelled."""
+    async def run(
+        self, tls: TlsFiles, region: str, *, lease_s: int, started: asyncio.Event | None = None, grace_s: float = GRACE_S
+    ) -> None:
+        """Listen and campaign, until cancelled; then calls in flight have `grace_s` to end."""
         server_tls = ServerTls(tls)
         peers = Peers([PeerRule(REGION_PLANE, region), PeerRule(self._config.name, region)])
         server = Server(self._config.listen, server_tls, peers, port=INTERNAL)
         server.add(add_IntentsServicer_to_server, Intents(self.leadership))
         server.add(add_HostsServicer_to_server, Hosts(self.leadership))
         server.add(add_StreamsServicer_to_server, Streams(self.leadership))
-        async with server, asyncio.TaskGroup() as tasks:
-            tasks.create_task(server_tls.run())
-            tasks.create_task(self.campaign(self._config.advertise or server.address, lease_s))
-            if started is not None:
-                started.set()
+        await server.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(server_tls.run())
+                tasks.create_task(self.campaign(self._config.advertise or server.address, lease_s))
+                if started is not None:
+                    started.set()
+        finally:
+            await server.stop(grace_s)
 
     async def campaign(self, address: str, lease_s: int) -> None:
         """Lead whenever elected, until cancelled."""

@@ -82,12 +82,10 @@ async def _life(cloud: Cloud, wanted: Bundle, create: Fate, delete: Fate, settle
     """Create the server and delete it, each under leaders that may end, until another one has finished the work."""
     region = cloud.region
     async with _leaders(cloud, create):
-        create.arm()
         await _push(cloud, wanted)
         await region.until_state(wanted.server.uid, Server.ACTIVE)
     await _bury(cloud)
     async with _leaders(cloud, delete):
-        delete.arm()
         await region.delete(wanted)
         await region.until(lambda: {thing.uid for _kind, thing in wanted.owned()} <= set(region.ended), "all ended")
         await settled()
@@ -96,10 +94,13 @@ async def _life(cloud: Cloud, wanted: Bundle, create: Fate, delete: Fate, settle
 
 @asynccontextmanager
 async def _leaders(cloud: Cloud, fate: Fate) -> AsyncIterator[None]:
-    """Run a leader with `fate`, and another one when it was struck."""
+    """Run a leader with `fate`, which counts from when it leads, and another one when it was struck."""
+    leads = asyncio.Event()
 
     async def lead() -> None:
         async with cloud.lead(fate):
+            fate.arm()
+            leads.set()
             await fate.struck.wait()
         await _bury(cloud)
         async with cloud.lead():
@@ -107,8 +108,11 @@ async def _leaders(cloud: Cloud, fate: Fate) -> AsyncIterator[None]:
 
     task = asyncio.ensure_future(lead())
     try:
+        await leads.wait()
         yield
     finally:
+        if task.done():
+            task.result()
         task.cancel()
         await asyncio.wait([task])
 
@@ -142,6 +146,7 @@ async def test_a_leader_may_end_at_any_step_of_create_and_delete(cloud: Cloud, t
         for index in range(max(len(create_steps), len(delete_steps))):
             for half in _HALVES:
                 number += 1
+                print(index, half, time.monotonic(), flush=True)
                 wanted = bundle(f"s{number}", base=base, number=number)
                 create, delete = (Fate(index, before=half == "before") for _ in range(2))
                 try:

@@ -1,6 +1,5 @@
 """A server from its order to its end, through a real store and an agent's own code."""
 
-import asyncio
 from contextlib import AsyncExitStack
 
 from kumo.api.compute.v1.server_pb2 import Server

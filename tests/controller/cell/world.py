@@ -208,7 +208,7 @@ class Cloud:
             plane = await Plane.open(etcd, self.prefix, format_version=1)
             async with plane:
                 runner = CellPlane(config, plane, fate.mortal(agent_dial(tls, CELL, REGION)), SystemClock())
-                async with running(runner.run(tls, REGION, lease_s=2)):
+                async with running(runner.run(tls, REGION, lease_s=2, grace_s=0.0)):
                     await until_leading(runner)
                     yield runner
 
