@@ -140,11 +140,13 @@ class Place:
         return [(one, Own.of(part.placement)) for one, part in parts if part is not None]
 
     async def _follow_server(self, port: Port, own: Own) -> None:
-        """Take a port back that no server uses any more, and have its network where it is."""
+        """Take a port back that no server uses any more, and have its network looked at if it is not where the port is."""
+        network = await self._tables.networks.parts(port.spec.network_uid)
+        carried_in = {share.cell for share in Own.of(network.placement).live} if network is not None else set()
         for share in own.live:
-            network = await self._tables.networks.parts(port.spec.network_uid)
-            if network is not None:
-                await self._carry(network.intent, Own.of(network.placement), [share.cell])
+            if share.cell not in carried_in:
+                # By its own key, since many ports of one network come at the same time.
+                self.loop.add(f"network/{port.spec.network_uid}")
             if not port.spec.server_uid and not share.withdrawn and not port.HasField("delete_time"):
                 txn = self._txn()
                 self._unchanged(txn, port)
