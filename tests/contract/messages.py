@@ -1,6 +1,8 @@
 """Makes messages from descriptors: one with every field set, and one that keeps the rules of its contract."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -8,6 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from kumo.api.buf.validate import validate_pb2
+from kumo.names import collection_of
 from kumo.rpc.fields import OUTPUT_ONLY, REQUIRED, behaviors_of, is_map, is_own
 
 _ID = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -59,8 +62,11 @@ def _scalar(field: FieldDescriptor) -> Any:
     return 1
 
 
-def valid(descriptor: Descriptor) -> Message:
-    """Return the smallest request that keeps the rules: what is required, and what a rule demands."""
+def valid(descriptor: Descriptor, known: Mapping[str, str] = MappingProxyType({})) -> Message:
+    """Return the smallest request that keeps the rules: what is required, and what a rule demands.
+
+    Where the name of a resource is asked for, it is the one in `known` for its collection, such as networks.
+    """
     message: Message = GetMessageClass(descriptor)()
     for field in descriptor.fields:
         rules = field.GetOptions().Extensions[validate_pb2.field]
@@ -71,19 +77,19 @@ def valid(descriptor: Descriptor) -> Message:
             continue
         if field.is_repeated:
             count = rules.repeated.min_items
-            items = [valid(kind) if kind is not None else _allowed(field, rules.repeated.items) for _ in range(count)]
+            items = [valid(kind, known) if kind is not None else _allowed(field, rules.repeated.items, known) for _ in range(count)]
             getattr(message, field.name).extend(items)
         elif kind is not None:
-            getattr(message, field.name).CopyFrom(valid(kind))
+            getattr(message, field.name).CopyFrom(valid(kind, known))
             getattr(message, field.name).SetInParent()
         else:
-            setattr(message, field.name, _allowed(field, rules))
+            setattr(message, field.name, _allowed(field, rules, known))
     return message
 
 
-def _allowed(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Any:
+def _allowed(field: FieldDescriptor, rules: validate_pb2.FieldRules, known: Mapping[str, str]) -> Any:
     if field.type == FieldDescriptor.TYPE_STRING:
-        return _allowed_string(rules.string)
+        return _allowed_string(rules.string, known)
     if field.enum_type is not None:
         return field.enum_type.values[-1].number
     kind = rules.WhichOneof("type")
@@ -91,12 +97,13 @@ def _allowed(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Any:
     return type(field.default_value)(least)
 
 
-def _allowed_string(rules: validate_pb2.StringRules) -> str:
-    known = {"uuid": _UUID, "ip": "192.0.2.1", "ipv4": "192.0.2.1", "ip_prefix": "10.0.0.0/24", "ipv4_prefix": "10.0.0.0/24"}
+def _allowed_string(rules: validate_pb2.StringRules, known: Mapping[str, str]) -> str:
+    examples = {"uuid": _UUID, "ip": "192.0.2.1", "ipv4": "192.0.2.1", "ip_prefix": "10.0.0.0/24", "ipv4_prefix": "10.0.0.0/24"}
     well_known = rules.WhichOneof("well_known")
     if well_known is not None:
-        return known[str(well_known)]
+        return examples[str(well_known)]
     if not rules.pattern:
         return "x" * max(1, rules.min_len)
     name = rules.pattern.strip("^$").replace(f"(-|{_ID})", "x1").replace(_ID, "x1").replace("[a-z0-9-]{1,63}", "x1")
-    return next(text for text in (name, *_TRIED) if re.search(rules.pattern, text))
+    named = known.get(collection_of(name), name)
+    return next(text for text in (named, *_TRIED) if re.search(rules.pattern, text))

@@ -196,6 +196,8 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
         host.create_time.GetCurrentTime()
         host.update_time.CopyFrom(host.create_time)
         host.status.state, host.status.vcpus, host.status.memory_mib = Host.UP, 8, 16384
+        if request.request.validate_only:
+            return host
         self.hosts[host.uid] = host
         self.say(cell_pb2.Fact(uid=host.uid, host=host))
         return host
@@ -204,6 +206,8 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
         host = self._host(request.request.host.name)
         if request.request.host.etag not in ("", host.etag):
             raise Aborted("ETAG_STALE", "another version", fix="read again")
+        if request.request.validate_only:
+            return host
         host.spec.cordoned = request.request.host.spec.cordoned
         host.generation += 1
         host.etag = f"cell-{host.generation}"
@@ -212,6 +216,8 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
 
     async def DeleteHost(self, request: cell_pb2.DeleteHostRequest, context: Any) -> Host:
         host = self._host(request.request.name)
+        if request.request.validate_only:
+            return host
         del self.hosts[host.uid]
         host.delete_time.GetCurrentTime()
         self.say(cell_pb2.Fact(uid=host.uid, host=host, ended=True))
