@@ -1,6 +1,6 @@
 """Keeps what is so of each port, and reports it when it changed. Decides nothing about ports."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -32,6 +32,10 @@ class Reports:
 
     def forget(self, uid: str) -> None:
         self._facts.pop(uid, None)
+
+    def forget_all_but(self, uids: Collection[str]) -> None:
+        for uid in self._facts.keys() - set(uids):
+            self.forget(uid)
 
     def bound(self, uid: str, stamp: Stamp, *, plugged: bool) -> None:
         self._set(uid, stamp, PortFacts.BOUND, plugged, Condition(type=BOUND, status=Condition.TRUE))

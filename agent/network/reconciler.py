@@ -82,7 +82,6 @@ class NetworkReconciler:
         self._unknown = set(self._ports.held)
         ports = [port for uid in self._ports.held if (port := self._wanted_port(uid)) is not None]
         await self._driver.open(ports, self._tunnel_addresses(), self._on_change, keep=not self._is_certain())
-        await self._give_dhcp()
         if not self._unknown:
             self._on_known()
 
@@ -345,8 +344,9 @@ class NetworkReconciler:
     # ---- what nobody wants
 
     async def _audit(self) -> None:
-        await self._give_dhcp()
         await self._driver.mend_rules()
+        self._reports.forget_all_but(self._ports.held)
+        await self._give_dhcp()
         found = await self._driver.inventory()
         if not self._is_certain():
             return
