@@ -701,7 +701,7 @@ class UpdateHostRequest(_message.Message):
 
     @_builtins.property
     def request(self) -> _host_pb2.UpdateHostRequest:
-        """What was asked."""
+        """What was asked. Only what the mask names need be valid: the region checked that, and the cell checks the outcome."""
 
     def __init__(
         self,
