@@ -88,7 +88,8 @@ class Changes:
     def __init__(self) -> None:
         self.guards: dict[bytes, Guard] = {}
         self.operations: list[pb.RequestOp] = []
-        self.written: set[bytes] = set()
+        # Key ranges, as etcd has them: a start and an end, empty for a single key.
+        self.written: list[tuple[bytes, bytes]] = []
         self.witness: Witness | None = None
         self.stamped: list[Message] = []
 
@@ -97,20 +98,29 @@ class Changes:
 
     def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
         self.operations.append(ops.put(key, value, lease))
-        self.written.add(key)
+        self.written.append((key, b""))
 
     def delete(self, key: bytes, range_end: bytes = b"") -> None:
         self.operations.append(ops.delete(key, range_end))
-        self.written.add(key)
+        self.written.append((key, range_end))
 
     def add(self, other: "Changes") -> None:
         """Take over all of `other`."""
         for identity, guard in other.guards.items():
             self.guards.setdefault(identity, guard)
         self.operations += other.operations
-        self.written |= other.written
+        self.written += other.written
         self.stamped += other.stamped
         self.witness = self.witness or other.witness
+
+    def may_follow(self, earlier: "Changes") -> bool:
+        """Return whether both can go in one transaction, as if `earlier` had gone first.
+
+        All guards of a transaction see what was there before it, so these must not look at what `earlier` writes; and etcd
+        takes one write of a key.
+        """
+        looked_at = [(guard.compare.key, guard.compare.range_end) for guard in self.guards.values()]
+        return not any(_overlap(mine, its) for mine in (*looked_at, *self.written) for its in earlier.written)
 
     @property
     def cost(self) -> int:
@@ -168,6 +178,12 @@ class Committer:
         if not failed:
             raise RuntimeError("etcd refused a transaction whose guards hold")
         return Refused(failed, found, answer.header.revision)
+
+
+def _overlap(one: tuple[bytes, bytes], other: tuple[bytes, bytes]) -> bool:
+    """Return whether two key ranges have a key in common."""
+    first, second = sorted((one, other))
+    return first[0] == second[0] or second[0] < first[1]
 
 
 def _look(key: bytes, range_end: bytes) -> pb.RequestOp:

@@ -11,7 +11,7 @@ from kumo.clock import Clock
 from kumo.errors import Unavailable
 from kumo.log import get_logger
 from kumo.store import ops
-from kumo.store.errors import Compacted, StoreFull, Unknown
+from kumo.store.errors import Compacted, StoreFull, StoreReplaced, Unknown
 from kumo.store.history import History
 from kumo.store.interface import Batch, EtcdClient, Watch
 from kumo.store.keys import Keys
@@ -66,6 +66,9 @@ class Mirror(Generic[M]):
             except Compacted as error:
                 log.info("mirror lists again", table=self.table, compacted=error.revision, revision=self.revision)
                 MIRROR_RELISTS.labels(self.table).inc()
+            except StoreReplaced:
+                # What this process remembers is of another store: it has to start anew, and ends by this.
+                raise
             except Unavailable as error:
                 log.warning("mirror cannot load", table=self.table, why=error.message)
                 await self.clock.sleep(_RETRY_S)

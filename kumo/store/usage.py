@@ -150,13 +150,13 @@ def _batch(queue: _Queue, known: Mapping[str, _Counter]) -> tuple[list[_Member],
     """Take from the queue what fits into one transaction; refuse what its check refuses. Return it with the new sums."""
     members: list[_Member] = []
     sums: dict[str, int] = {}
-    written: set[bytes] = set()
+    together = Changes()
     cost = 0
     while queue.waiting:
         member = queue.waiting[0]
         changes = member.txn.changes
-        # One key can be written once in a transaction: whoever writes it too comes with the next one, and finds it changed.
-        if members and (cost + changes.cost > _MOST_OPERATIONS or written & changes.written):
+        # What looks at what another one writes comes with the next transaction, and finds it changed.
+        if members and (cost + changes.cost > _MOST_OPERATIONS or not changes.may_follow(together)):
             break
         queue.waiting.popleft()
         after = {kind: sums.get(kind, known.get(kind, _NONE).amount) + delta for kind, delta in member.deltas.items()}
@@ -168,7 +168,7 @@ def _batch(queue: _Queue, known: Mapping[str, _Counter]) -> tuple[list[_Member],
             continue
         members.append(member)
         sums |= after
-        written |= changes.written
+        together.add(changes)
         cost += changes.cost + len(member.deltas)
     return members, sums
 

@@ -6,9 +6,12 @@ import pytest
 
 from kumo.errors import AlreadyExists, Error, ResourceExhausted
 from kumo.store.client import Etcd
+from kumo.store.errors import ReferencedError, TargetGone
 from kumo.store.plane import Plane
+from kumo.store.txn import Txn
 from kumo.store.usage import Usage
-from tests.kumo.store.things import thing, things
+from tests.kumo.store.record_pb2 import Thing
+from tests.kumo.store.things import create, thing, things
 
 
 async def test_commits_of_one_project_go_together_and_are_all_counted(etcd: Etcd, plane: Plane) -> None:
@@ -93,6 +96,33 @@ async def test_a_check_sees_the_sum_with_those_before_it_in_the_batch(plane: Pla
             ends = [tasks.create_task(one(number)) for number in range(20)]
         assert sum(end.result() is None for end in ends) == 5
         assert await usage.of("p") == {"things": 5}
+
+
+async def test_what_excludes_each_other_is_not_done_at_once(plane: Plane) -> None:
+    table = things(plane)
+    async with plane:
+        usage = Usage(plane)
+
+        async def commit(txn: Txn, delta: int) -> bool:
+            try:
+                await usage.commit(txn, "p", {"things": delta})
+            except (TargetGone, ReferencedError):
+                return False
+            return True
+
+        for number in range(10):
+            target = await create(plane, table, thing(f"t/{number}"))
+            refer, mark = plane.txn(), plane.txn()
+            refer.create(table, thing(f"u/{number}", target=target.uid))
+            marked = Thing()
+            marked.CopyFrom(target)
+            marked.delete_time.GetCurrentTime()
+            mark.update_intent(table, target, marked)
+            pair = [(refer, 1), (mark, 2)] if number % 2 else [(mark, 2), (refer, 1)]
+            async with asyncio.TaskGroup() as tasks:
+                # The first one keeps the queue busy, so that the other two go as one batch if they can.
+                ends = [tasks.create_task(commit(txn, delta)) for txn, delta in ((plane.txn(), 4), *pair)]
+            assert [end.result() for end in ends] == [True, True, False]
 
 
 async def test_a_caller_that_gives_up_harms_nobody_else(plane: Plane) -> None:
