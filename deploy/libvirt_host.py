@@ -4,7 +4,6 @@ Each lab has directories of its own, mounted over libvirt's inside the lab's mou
 network, no storage pool, no TCP listener: guests' disks come from RBD and their links from the agent.
 """
 
-import stat
 import uuid
 from pathlib import Path
 
@@ -17,15 +16,6 @@ from deploy.program import site_packages
 
 # libvirt runs this before QEMU starts; the agent's code behind it moves the guest's taps into the data plane.
 HOOK = Path("agent/network/hook.py")
-
-
-def _qemu_group() -> int:
-    """QEMU needs the group of /dev/kvm, where there is one that only its group may open."""
-    try:
-        device = Path("/dev/kvm").stat()
-    except OSError:
-        return User.QEMU
-    return device.st_gid if device.st_gid and device.st_mode & stat.S_IWGRP else User.QEMU
 
 
 def prepare(lab: Lab) -> None:
@@ -43,7 +33,7 @@ def prepare(lab: Lab) -> None:
     )
     write(
         etc / "qemu.conf",
-        f'user = "+{User.QEMU:d}"\ngroup = "+{_qemu_group():d}"\n'
+        f'user = "+{User.QEMU:d}"\ngroup = "+{User.QEMU:d}"\n'
         'security_driver = "none"\nremember_owner = 0\nmax_core = 0\ndump_guest_core = 0\n',
     )
     write(etc / "virtlogd.conf", 'log_outputs = "3:stderr"\nmax_size = 1048576\nmax_backups = 2\n')

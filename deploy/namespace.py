@@ -1,17 +1,21 @@
 """Makes the namespaces of one host and becomes its init there: own processes, own mounts, own hostname, the caller's network.
 
-Nothing made here outlives the init: mounts are private to the namespace, /run is a tmpfs as on a real host, and /sys shows
+Nothing made here outlives the init: mounts are private to the namespace, /run and /dev are its own as on a real host, and /sys shows
 no cgroup hierarchy, so that no guest lands in one that is shared with the rest of the machine. Run as a program of its own,
 because a process with threads cannot safely be forked.
 
 usage: python -m deploy.namespace STATE HOSTNAME
 """
 
+import contextlib
 import ctypes
 import os
 import shutil
+import stat
 import sys
 from pathlib import Path
+
+from deploy.layout import User
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -28,6 +32,18 @@ BINDS = {
     "/var/cache/libvirt": "libvirt/cache",
     "/etc/ceph": "ceph/etc",
 }
+DEVICES = {
+    "null": 0o666,
+    "zero": 0o666,
+    "full": 0o666,
+    "random": 0o666,
+    "urandom": 0o666,
+    "tty": 0o666,
+    "net/tun": 0o666,
+    "vhost-net": 0o660,
+    "kvm": 0o660,
+}
+FILES = {"/etc/hosts": "run/hosts", "/etc/resolv.conf": "run/resolv.conf"}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,17 +63,69 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
     _check(_libc.mount(*arguments, ctypes.c_ulong(flags), data.encode() or None), f"mount {source} on {target}")
 
 
+def unmount(target: str) -> None:
+    """Take away what is mounted on `target` and below it, as soon as nobody uses it."""
+    _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
+
+
 def _mount_all(state: Path) -> None:
     # Unmounts of the machine still arrive here (or its disks would stay busy), but nothing of ours leaves.
     mount("none", "/", flags=MS_REC | MS_SLAVE)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    _check(_libc.umount2(b"/sys", MNT_DETACH), "umount /sys")
+    unmount("/sys")
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    _clear("/run")
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=64m")
     for name in ("lock", "netns", "libvirt", "kumo"):
         os.mkdir(f"/run/{name}")
-    for target, source in BINDS.items():
-        mount(str(state / source), target, flags=MS_BIND)
+    for target, source in (BINDS | FILES).items():
+        if target in BINDS or os.path.exists(target):
+            mount(str(state / source), target, flags=MS_BIND)
+
+    _make_devices()
+
+
+def _clear(path: str) -> None:
+    """Unmount whatever is mounted at `path` and below. What is only covered stays listed, and libvirt stumbles over it."""
+    with open("/proc/self/mounts") as file:
+        targets = [line.split()[1] for line in file]
+    for target in reversed(targets):
+        if target == path or target.startswith(f"{path}/"):
+            _check(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
+
+
+def _make_devices() -> None:
+    """Give the host a /dev of its own: the devices that its processes use, terminals and shared memory that end with it.
+
+    /dev/kvm is open to QEMU's group here, whoever has it outside. Where QEMU's user may not open it, libvirt, which looks with more
+    rights than that user has, would probe QEMU anew at every question, dozens of times at each start of a guest.
+    """
+    found = {}
+    for name, mode in DEVICES.items():
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = (os.stat(f"/dev/{name}").st_rdev, mode)
+    # Not over what is there: libvirt moves each mount below /dev that the table names, and a hidden one cannot be moved.
+    unmount("/dev")
+    _clear("/dev")
+    mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=1m")
+    for folder in ("net", "pts", "shm"):
+        os.mkdir(f"/dev/{folder}")
+    for name, (device, mode) in found.items():
+        os.mknod(f"/dev/{name}", stat.S_IFCHR, device)
+        os.chmod(f"/dev/{name}", mode)
+    if "kvm" in found:
+        os.chown("/dev/kvm", 0, User.QEMU)
+    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+    mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    links = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
+    for name, target in links.items():
+        os.symlink(target, f"/dev/{name}")
+
+
+def _write_names(state: Path, hostname: str) -> None:
+    """The host knows its own name and asks no name server for it: libvirt asks at each start of a guest, and waits for the answer."""
+    (state / "run" / "hosts").write_text(f"127.0.0.1 localhost {hostname}\n::1 localhost\n")
+    (state / "run" / "resolv.conf").write_text("# nothing here needs names of elsewhere\n")
 
 
 def missing_targets() -> list[Path]:
@@ -70,6 +138,7 @@ def _be_init(state: Path, hostname: str, failed: int) -> None:
     try:
         shutil.rmtree(state / "libvirt" / "run", ignore_errors=True)  # /run starts empty at each boot
         (state / "libvirt" / "run").mkdir()
+        _write_names(state, hostname)
         _mount_all(state)
         name = hostname.encode()
         _check(_libc.sethostname(name, len(name)), "sethostname")

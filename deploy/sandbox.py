@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 
-from deploy.namespace import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
+from deploy.namespace import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount
 
 INSIDE = "--inside"
 
@@ -22,6 +22,8 @@ def _enter(command: list[str]) -> None:
 
 
 def _prepare() -> None:
+    # Not over what is there: a lab inside takes one layer off, and libvirt would find the machine's cgroups under it.
+    unmount("/sys")
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)  # the one that shows this network namespace's devices
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
     os.mkdir("/run/lock")
