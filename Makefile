@@ -43,12 +43,14 @@ lint:  ## style, types, directions of imports, contracts
 	@.venv/bin/lint-imports --no-logo
 	@$(PYTHON) -m proto.check
 	@$(PYTHON) proto/generate.py --check
+	@$(PYTHON) proto/generate_store.py --check
 
 bench:  ## run every benchmark, print a table, write bench/results.json
 	@$(PYTHON) -m bench
 
 proto:  ## compile the contracts to kumo/api
 	@$(PYTHON) proto/generate.py
+	@$(PYTHON) proto/generate_store.py
 
 image:  ## build the small guest image anew, with the packages Debian has now
 	@$(SYSTEM_PYTHON) -m deploy.image.build --anew
