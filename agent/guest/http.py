@@ -18,6 +18,7 @@ _REASONS = {
     408: "Request Timeout",
     413: "Content Too Large",
     429: "Too Many Requests",
+    500: "Internal Server Error",
     503: "Service Unavailable",
 }
 

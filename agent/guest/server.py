@@ -118,7 +118,12 @@ class Server:
             except OSError as error:
                 log.warning("dhcp socket failed", why=str(error))
                 return
-            self._metrics.count("kumo_guest_dhcp_requests_total", f'result="{self._dhcp(heard, frame, source[0])}"')
+            try:
+                result = self._dhcp(heard, frame, source[0])
+            except Exception as error:  # one guest's file or frame must not silence all the others
+                log.exception("dhcp answer failed", error=error, bridge=source[0])
+                result = "failed"
+            self._metrics.count("kumo_guest_dhcp_requests_total", f'result="{result}"')
 
     def _dhcp(self, heard: socket.socket, frame: bytes, bridge: str) -> str:
         mac = frame[6:12].hex(":")
@@ -183,7 +188,11 @@ class Server:
 
     def _respond(self, connection: _Connection, request: http.Request) -> Response:
         if connection.bridge:
-            return self._answers.to(connection.bridge, connection.address, request, time.monotonic())
+            try:
+                return self._answers.to(connection.bridge, connection.address, request, time.monotonic())
+            except Exception as error:  # as above
+                log.exception("answer failed", error=error, bridge=connection.bridge)
+                return Response(500, b"failed\n")
         if request.method != "GET" or request.path != "/metrics":
             return Response(404, b"only GET /metrics is here\n")
         return Response(200, self._metrics.text().encode(), "text/plain; version=0.0.4; charset=utf-8")

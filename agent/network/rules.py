@@ -158,10 +158,6 @@ class Table:
             by_set.setdefault(name, []).append(key)
         return [f"{verb} element {self.home} {name} {{ {', '.join(keys)} }}" for name, keys in by_set.items()]
 
-    def questions(self, elements: Iterable[Element]) -> str:
-        """Return the commands that fail if one of `elements` is not in force."""
-        return "\n".join(self._lines("get", elements))
-
 
 def _spell(text: str) -> str:
     for word, value in sorted(_WORDS.items(), key=lambda pair: -len(pair[0])):
