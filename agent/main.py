@@ -76,7 +76,7 @@ class Agent:
         self._ports = Commands(self._files, "ports", ApplyPortRequest, self._terms)
         self._kept = KeptServers(self._files)
         self._guest_files = GuestFiles(config.network.guest_files, config.network.guest_gid or None)
-        self._book = FactBook(frozenset(config.roles) & {"compute"})
+        self._book = FactBook(frozenset(config.roles) & {"compute", "network"})
         self._drivers = _storage_drivers(config)
         self._staging = Staging(config.state / "staging", self._files)
         self._storage = _storage(config, self._terms, self._drivers, self._staging)
@@ -87,22 +87,21 @@ class Agent:
             self._networks,
             self._ports,
             on_facts=self._book.set_port,
+            on_known=lambda: self._book.list_is_known("network"),
             is_certain=lambda: not self._files.problems,
         )
         processes = Processes(boot_id)
         self._logs = ConsoleLogs(config.compute.consoles)
         self._hypervisor = _hypervisor(config, processes)
-        self._guests = Guests(self._guest_files)
+        self._guests = Guests(self._guest_files, self._logs)
         self._compute = ServerReconciler(
-            Here(config.host, virt.kind, processes),
+            Here(config.host, virt.kind, processes, names.tap),
             self._servers,
             self._hypervisor,
             self._book,
             self._kept,
             ServerDisks(config.host, self._drivers, self._kept, processes),
             self._guests,
-            logs=self._logs,
-            tap_of=names.tap,
         )
         problems = (lambda: self._files.problems, lambda: [self._hypervisor.problem])
         self._host = HostDescription(config, self._book, self._terms, boot_id=boot_id, virt=virt, problems=problems)
@@ -256,11 +255,24 @@ def main(arguments: list[str] | None = None) -> int:
         privileges.keep_only(frozenset(privileges.Capability))
         asyncio.run(_serve(config))
     except Error as error:
-        log.error("agent cannot start", reason=error.reason, why=error.message, fix=error.fix)
+        _say(error)
         return 2
+    except ExceptionGroup as group:
+        _say(group.exceptions[0])
+        return 1
     # Threads that hang in a library would keep the interpreter from ending.
     sys.stderr.flush()
     os._exit(0)
+
+
+def _say(error: Exception) -> None:
+    """Log why the agent ends; of tasks that ended together, the first one is the cause."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, Error):
+        log.error("agent ends", reason=error.reason, why=error.message, fix=error.fix)
+    else:
+        log.exception("agent ends", error=error)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from agent.compute.console import ConsoleLogs
 from agent.guest.files import GuestFiles, Nic, ServerMetadata
 from agent.inotify import DirectoryWatch
 from kumo.api.agent.v1.compute_pb2 import DesiredServer
@@ -12,8 +13,8 @@ from kumo.ids import is_uid
 class Guests:
     """The guests' side of the servers of this host."""
 
-    def __init__(self, files: GuestFiles) -> None:
-        self._files = files
+    def __init__(self, files: GuestFiles, logs: ConsoleLogs) -> None:
+        self._files, self._logs = files, logs
 
     async def write_server(self, uid: str, desired: DesiredServer) -> None:
         metadata = ServerMetadata(
@@ -31,6 +32,7 @@ class Guests:
 
     async def remove_server(self, uid: str) -> None:
         await asyncio.to_thread(self._files.remove_server, uid)
+        await asyncio.to_thread(self._logs.remove, uid)
 
     def is_ready(self, uid: str) -> bool:
         return (self._files.ready / uid).exists()

@@ -93,8 +93,12 @@ class LibvirtHypervisor:
         def work() -> None:
             self._give_keys(definition)
             domain = self._lookup(definition.uid)
-            if not domain.isActive():
-                domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+            if domain.isActive():
+                if self._process(definition.uid) is not None:
+                    return
+                # libvirt has not noticed yet that the process has ended.
+                _while_active(domain, domain.destroy)
+            domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
 
         await self._call(definition.uid, _START_S, work)
 
@@ -102,13 +106,17 @@ class LibvirtHypervisor:
         await self._call(uid, _CHANGE_S, lambda: self._lookup(uid).resume())
 
     async def ask_to_stop(self, uid: str) -> None:
-        await self._call(uid, _CHANGE_S, lambda: self._lookup(uid).shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
+        def work() -> None:
+            domain = self._lookup(uid)
+            _while_active(domain, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))
+
+        await self._call(uid, _CHANGE_S, work)
 
     async def cut_power(self, uid: str) -> None:
         def work() -> None:
             domain = self._find(uid)
-            if domain is not None and domain.isActive():
-                domain.destroy()
+            if domain is not None:
+                _while_active(domain, domain.destroy)
 
         await self._call(uid, _CHANGE_S, work)
 
@@ -306,6 +314,17 @@ def _tell(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *argumen
     """Call in the event loop, from libvirt's thread."""
     with suppress(RuntimeError):  # the loop is closed: the process is ending
         loop.call_soon_threadsafe(call, *arguments)
+
+
+def _while_active(domain: Any, act: Callable[[], object]) -> None:
+    """Do what only a running guest can be done to; one that ends meanwhile, or has ended, is left alone."""
+    if not domain.isActive():
+        return
+    try:
+        act()
+    except libvirt.libvirtError:
+        if domain.isActive():
+            raise
 
 
 def _owner(domain: Any) -> xml.Owner | None:

@@ -1,10 +1,11 @@
 """Makes each server of this host what the last command about it says: looks, has plan() decide, takes the step, and looks again."""
 
-import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
+
+from prometheus_client import Counter
 
 from agent.compute.disks import ServerDisks
 from agent.compute.driver import Definition, Domain, Hypervisor, Nic, Process
@@ -44,6 +45,8 @@ from kumo.loop import Loop
 
 log = get_logger(__name__)
 
+STEPS = Counter("kumo_compute_steps_total", "Steps taken to make servers what they shall be.", ["step"])
+
 # The key under which the loop looks which servers there are at all.
 _ALL = "all"
 _RESYNC_S = 60.0
@@ -54,19 +57,14 @@ class GuestSide(Protocol):
 
     async def write_server(self, uid: str, desired: DesiredServer) -> None: ...
 
-    async def remove_server(self, uid: str) -> None: ...
+    async def remove_server(self, uid: str) -> None:
+        """Leave nothing of the guest, what it printed included."""
 
     def is_ready(self, uid: str) -> bool:
         """Return whether the guest said that it is ready since expect_ready() was called last."""
 
     async def expect_ready(self, uid: str) -> None:
         """Forget that the guest was ready: another is started."""
-
-
-class Logs(Protocol):
-    """Where consoles are printed to."""
-
-    def remove(self, uid: str) -> None: ...
 
 
 @dataclass
@@ -97,6 +95,8 @@ class Here:
     host: str
     virt_type: str
     processes: Processes
+    # Returns what the host's end of a port is called.
+    tap_of: Callable[[str], str]
 
 
 @dataclass
@@ -119,13 +119,10 @@ class ServerReconciler:
         kept: KeptServers,
         disks: ServerDisks,
         guests: GuestSide,
-        *,
-        logs: Logs,
-        tap_of: Callable[[str], str],
         clock: Clock | None = None,
     ) -> None:
         self._here, self._commands, self._hypervisor, self._book = here, commands, hypervisor, book
-        self._kept, self._disks, self._guests, self._logs, self._tap_of = kept, disks, guests, logs, tap_of
+        self._kept, self._disks, self._guests = kept, disks, guests
         self._clock = clock or SystemClock()
         self._loop = Loop("servers", self.reconcile, clock=self._clock, keys=self._uids, resync_s=_RESYNC_S)
         self._memory: dict[str, _Memory] = {}
@@ -160,6 +157,8 @@ class ServerReconciler:
 
     async def reconcile(self, key: str) -> float | None:
         """Bring one server to what is asked. Returns when to look again, if not only upon a change."""
+        if self._hypervisor.problem:
+            return None  # all are looked at when it is back
         if key == _ALL:
             await self._list()
             return None
@@ -267,11 +266,12 @@ class ServerReconciler:
             vcpus=desired.vcpus,
             memory_mib=desired.memory_mib,
             disks=tuple([await self._disks.definition_of(disk) for disk in desired.disks]),
-            nics=tuple(Nic(self._tap_of(nic.port_uid), nic.mac, nic.mtu) for nic in desired.nics),
+            nics=tuple(Nic(self._here.tap_of(nic.port_uid), nic.mac, nic.mtu) for nic in desired.nics),
         )
 
     async def _take(self, step: Step, command: ApplyServerRequest, definition: Definition | None, memory: _Memory) -> None:
         uid = command.uid
+        STEPS.labels(type(step).__name__).inc()
         match step:
             case Define():
                 await self._hypervisor.define(_given(definition))
@@ -316,7 +316,6 @@ class ServerReconciler:
     async def _forget(self, command: ApplyServerRequest, memory: _Memory) -> None:
         """Remove what is kept beside the command; reboots last, because they are what says that there is something to remove."""
         await self._guests.remove_server(command.uid)
-        await asyncio.to_thread(self._logs.remove, command.uid)
         await self._kept.forget_clients(command.uid)
         await self._kept.forget_reboots(command.uid)
         self._disks.forget(command.uid)

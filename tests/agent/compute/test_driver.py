@@ -1,5 +1,8 @@
 """What the agent relies on of a hypervisor, proven of libvirt with QEMU and of its twin alike."""
 
+import asyncio
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -156,3 +159,18 @@ async def test_the_agent_finds_libvirt_again_when_it_comes_back(libvirt_host: Li
         await bench.until("libvirt is back", back)
         assert (await bench.running(definition.uid)).process == process
         await bench.hypervisor.cut_power(definition.uid)
+
+
+async def test_a_hung_guest_holds_up_nobody_and_its_power_can_be_cut(libvirt_host: LibvirtHost, tmp_path: Path) -> None:
+    async with running_bench("libvirt", libvirt_host, tmp_path) as bench:
+        hung, other = await started(bench), await started(bench)
+        process = (await bench.running(hung.uid)).process
+        assert process is not None
+        libvirt_host.kill(process.pid, signal.SIGSTOP)
+        cutting = asyncio.ensure_future(bench.hypervisor.cut_power(hung.uid))
+        began = time.monotonic()
+        await bench.hypervisor.cut_power(other.uid)
+        await bench.hypervisor.start(other)
+        assert not cutting.done() and time.monotonic() - began < 8
+        await cutting
+        assert bench.processes.is_gone(process)

@@ -10,8 +10,10 @@ import pytest
 
 from agent.compute.console import ConsoleLogs
 from agent.compute.disks import ServerDisks
+from agent.compute.fake import FakeHypervisor
 from agent.compute.guests import Guests
 from agent.compute.kept import KeptServers
+from agent.compute.processes import Processes
 from agent.compute.reconciler import Here, ServerReconciler
 from agent.facts import FactBook
 from agent.guest.files import GuestFiles
@@ -138,17 +140,15 @@ async def running_rig(bench: Bench, directory: Path, more_drivers: Mapping[str, 
     guest_files.prepare()
     volumes = FakeDriver(directory / "volumes")
     drivers: dict[str, Disks] = {"fake": volumes, **(more_drivers or {})}
-    guests = Guests(guest_files)
+    guests = Guests(guest_files, ConsoleLogs(bench.consoles))
     reconciler = ServerReconciler(
-        Here(HOST, "qemu", bench.processes),
+        Here(HOST, "qemu", bench.processes, lambda uid: f"kt{uid[-11:]}"),
         commands,
         bench.hypervisor,
         book,
         kept,
         ServerDisks(HOST, drivers, kept, bench.processes),
         guests,
-        logs=ConsoleLogs(bench.consoles),
-        tap_of=lambda uid: f"kt{uid[-11:]}",
     )
     rig = Rig(bench, directory, reconciler, commands, book, kept, volumes, guest_files, drivers)
     bench.listeners.append(reconciler.wake)
@@ -261,6 +261,38 @@ async def test_what_was_commanded_is_made_so_after_the_agent_was_away(bench: Ben
     async with running_rig(bench, tmp_path) as last:
         facts = await last.until(uid, running)
         assert facts.held.generation == 1
+
+
+async def test_after_a_boot_of_the_host_a_dead_lock_is_broken_and_the_server_runs(tmp_path: Path) -> None:
+    consoles = tmp_path / "consoles"
+    consoles.mkdir()
+
+    def booted(boot_id: str) -> Bench:
+        return Bench(FakeHypervisor(tmp_path / "fake.json", boot_id, consoles), Processes(boot_id), consoles, None, tmp_path)
+
+    async with running_rig(booted("boot 1"), tmp_path) as rig:
+        uid = new_uid()
+        volume = await rig.volume(uid)
+        await rig.volumes.open_as(rig.pool, volume, "127.0.0.1:0/7")
+        await rig.apply(uid, rig.desired(volume))
+        facts = await rig.until(uid, running)
+        assert list(facts.client_addresses) == ["127.0.0.1:0/7"]
+        pool = rig.pool
+    async with running_rig(booted("boot 2"), tmp_path) as again:
+        await again.until(uid, running)
+        assert await again.volumes.lock_owners(pool, volume) == []
+
+
+async def test_a_lock_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    consoles = tmp_path / "consoles"
+    consoles.mkdir()
+    bench = Bench(FakeHypervisor(tmp_path / "fake.json", "boot", consoles), Processes("boot"), consoles, None, tmp_path)
+    async with running_rig(bench, tmp_path) as rig:
+        uid, volume, _ = await rig.start()
+        await rig.volumes.open_as(rig.pool, volume, "127.0.0.1:0/9")
+        await rig.bench.end_guest(uid)
+        await rig.until(uid, running)
+        assert await rig.volumes.lock_owners(rig.pool, volume) == ["127.0.0.1:0/9"]
 
 
 async def test_a_command_that_is_behind_is_refused_with_what_is_held(rig: Rig) -> None:
