@@ -12,6 +12,7 @@ import pytest
 from agent.network import admission, hook, links, names, netns
 from agent.network import rtnetlink as nl
 from agent.network.admission import Admission
+from agent.network.leg import write_sysctls
 from kumo.ids import new_uid
 from tests.agent.network.lab import HOOK, Lab, wait_for
 
@@ -25,6 +26,7 @@ def route(lab: Lab) -> Iterator[nl.Netlink]:
     (lab.directory / "network" / "taps").mkdir(parents=True)
     netns.create(lab.plane)
     with netns.visit(lab.plane):
+        write_sysctls()
         route = nl.Netlink()
     info = nl.nest(links.IFLA_LINKINFO, nl.text(links.INFO_KIND, "bridge"))
     route.call(nl.RTM_NEWLINK, nl.NLM_F_CREATE, links.ifinfo() + nl.text(links.IFLA_IFNAME, "kb65") + info)
