@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from deploy import ceph, control, etcd, libvirt_host, namespace, pki, program
 from deploy.control import Service, wait_for
@@ -11,6 +12,7 @@ from deploy.layout import CHECKOUT, Lab
 from deploy.steps import Steps
 
 SERVING_S = 60
+BRIDGE_SWITCHES = Path("/proc/sys/net/bridge")
 
 
 def prepare(lab: Lab, steps: Steps, found: Etcd) -> None:
@@ -19,6 +21,7 @@ def prepare(lab: Lab, steps: Steps, found: Etcd) -> None:
     for directory in (lab.state, lab.log, lab.run):
         make_directory(directory)
     lab.save()
+    load_modules()
     with steps.step("certificates"):
         pki.prepare(lab)
 
@@ -46,6 +49,20 @@ def _make_targets(lab: Lab) -> None:
 
 def services(lab: Lab) -> list[Service]:
     return [etcd.service(lab), *libvirt_host.services(lab), *ceph.services(lab)]
+
+
+def load_modules() -> None:
+    """Have the kernel's modules loaded that nothing loads by itself. Raises RuntimeError that names the module.
+
+    Elsewhere on the machine bridges go on as before: the module's switches are turned off where it was not loaded already.
+    """
+    if BRIDGE_SWITCHES.is_dir():
+        return
+    done = subprocess.run(["modprobe", "br_netfilter"], capture_output=True, text=True, timeout=60, check=False)
+    if not BRIDGE_SWITCHES.is_dir():
+        raise RuntimeError(f"the kernel module br_netfilter cannot be loaded: {done.stderr.strip() or 'it is not there'}")
+    for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables"):
+        (BRIDGE_SWITCHES / name).write_text("0")
 
 
 def boot(lab: Lab) -> None:

@@ -14,6 +14,7 @@ from cli.session import Session, message_of
 from cli.standard import get
 from cli.upload import upload_file
 from cli.wait import follow
+from deploy.control import wait_for
 from deploy.image import build
 from deploy.layout import Lab, Port
 from deploy.steps import Steps
@@ -107,8 +108,16 @@ def start_server(session: Session) -> None:
     _create(session, NOUNS["server"], SERVER, Server(spec=spec))
 
 
-def run(lab: Lab, steps: Steps) -> None:
-    """Do all of it on the first run; later, follow `hello` if it is still there and meant to run. Raises Failure."""
+def _runs_since(session: Session, name: str, moment: float) -> bool:
+    """Whether the server's process was started after `moment`: what was reported before a power failure is still there after it."""
+    return bool(get(session, NOUNS["server"], name).status.start_time.ToSeconds() >= int(moment))
+
+
+def run(lab: Lab, steps: Steps, booted: float) -> None:
+    """Do all of it on the first run; later, follow `hello` if it is still there and meant to run. Raises Failure.
+
+    `booted` is when the host was started, in seconds since the epoch.
+    """
     session = open_session(lab)
     done = lab.state / "hello-was-made"
     name = session.full_name(NOUNS["server"], SERVER)
@@ -125,6 +134,7 @@ def run(lab: Lab, steps: Steps) -> None:
         elif not _exists(session, NOUNS["server"], name) or get(session, NOUNS["server"], name).spec.power != Server.RUNNING:
             return
         with steps.step(f"server {SERVER}"):
+            wait_for(f"server {SERVER} to be started", lambda: _runs_since(session, name, booted), WAIT_S, pause_s=0.2)
             follow(session, NOUNS["server"], name, "ready", WAIT_S)
     finally:
         session.close()

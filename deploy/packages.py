@@ -30,6 +30,7 @@ RUN = {
     "ceph-osd": "its object store",
     "ceph-common": "tools that make Ceph's keys",
     "e2fsprogs": "mke2fs, which makes the guest image's file system",
+    "kmod": "modprobe, for the kernel module that shows bridged packets to packet rules",
     "iproute2": "links and namespaces, to look at by hand",
     "nftables": "nft, to look at packet rules by hand",
 }

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -83,6 +84,7 @@ def _start(lab: Lab, steps: Steps, etcd: Etcd, only: str) -> None:
     everything = base.services(lab) + (processes.services(lab) if only == "all" else [])
     # A host that has run before boots as hosts do: all at once, and each waits for what it needs.
     control.write_services(lab, base.services(lab) if base.is_new(lab) else everything)
+    booted = time.time()
     with steps.step(f"host {lab.host}"):
         base.boot(lab)
     base.wait_until_serving(lab, steps)
@@ -96,7 +98,7 @@ def _start(lab: Lab, steps: Steps, etcd: Etcd, only: str) -> None:
         for name, port in processes.METRICS.items():
             control.wait_for(name, partial(_answers, lab, name, port), START_S)
         control.wait_for("the region's API", lambda: hello.serves(session), START_S)
-    hello.run(lab, steps)
+    hello.run(lab, steps, booted)
 
 
 def _answers(lab: Lab, name: str, port: Port) -> bool:
