@@ -40,15 +40,18 @@ class FactFeed:
     async def stream(self, resume_token: str) -> AsyncGenerator[Facts, None]:
         """Yield all facts there are and `complete`, or what changed since the token; then every change, and one message a second.
 
+        Ends that were not acknowledged are told again in any case: the region may have kept one, and its answer been lost.
         Raises Aborted RESUME_TOKEN_EXPIRED if what happened since the token is forgotten, or the store is another one.
         """
         if resume_token:
             revision = self._revision(resume_token)
+            begin = iter(list(self._ends()))
         else:
             revision = self._ledger.revision
-            everything = iter(list(self._all()))
-            while batch := list(islice(everything, _BATCH)):
-                yield Facts(facts=batch)
+            begin = iter(list(self._all()))
+        while batch := list(islice(begin, _BATCH)):
+            yield Facts(facts=batch)
+        if not resume_token:
             yield Facts(complete=True, resume_token=self._token(revision))
         prefix = self._ledger.keys.raw("record/")
         try:
@@ -110,15 +113,18 @@ class FactFeed:
             fact = self._fact(order.kind, order.uid)
             if fact is not None:
                 yield fact
-        for end in self._records.ends.all():
-            fact = self._fact(end.kind, end.uid) if not end.HasField("acknowledge_time") else None
-            if fact is not None:
-                yield fact
+        yield from self._ends()
         for kind, view in (("host", self._records.hosts), ("event", self._records.events)):
             for uid in view.uids():
                 fact = self._fact(kind, uid)
                 if fact is not None:
                     yield fact
+
+    def _ends(self) -> Iterator[Fact]:
+        for end in self._records.ends.all():
+            fact = self._fact(end.kind, end.uid) if not end.HasField("acknowledge_time") else None
+            if fact is not None:
+                yield fact
 
     def _fact(self, kind: str, uid: str) -> Fact | None:
         """Return what is so of a thing; None if there is nothing to say of it (any more)."""

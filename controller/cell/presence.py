@@ -10,6 +10,7 @@ from kumo.api.network.v1.port_pb2 import Port
 from kumo.api.storage.v1.attachment_pb2 import Attachment
 from kumo.api.storage.v1.volume_pb2 import Volume
 from kumo.api.type.v1.stamp_pb2 import Epoch
+from kumo.stamps import epoch_order
 
 Owned = Port | Volume | Attachment
 
@@ -30,7 +31,15 @@ def is_leaving(cell: Cell, thing: Owned) -> bool:
     if not thing.owner_uid:
         return False
     owner = cell.records.servers.get(thing.owner_uid)
-    return server_is_leaving(cell, owner) if owner is not None else cell.records.ends.entry(thing.owner_uid) is not None
+    return server_is_leaving(cell, owner) if owner is not None else _ended_with(cell, thing)
+
+
+def _ended_with(cell: Cell, thing: Owned) -> bool:
+    """Return whether the owner ended; one that was only taken back may be given again, and this part of it with it."""
+    end, order = cell.records.ends.get(thing.owner_uid), cell.records.orders.get(thing.uid)
+    if end is None:
+        return False
+    return not end.withdrawn or order is None or epoch_order(order.stamp.epoch) <= epoch_order(end.stamp.epoch)
 
 
 def goes_withdrawn(cell: Cell, thing: Owned) -> bool:

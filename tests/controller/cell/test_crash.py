@@ -36,7 +36,7 @@ async def _ready(cloud: Cloud) -> AsyncIterator[tuple[Bundle, RunningAgent]]:
             for kind, thing in base.shared():
                 await cloud.region.apply(kind, thing, epoch=0, **({"subnets": [base.subnet]} if kind == "network" else {}))
             await upload(cloud.region, base.image)
-            await cloud.region.until(lambda: cloud.region.facts[base.image.uid].image.status.state == Image.ACTIVE, "image is ACTIVE")
+            await cloud.region.until(lambda: cloud.region.fact(base.image.uid).image.status.state == Image.ACTIVE, "image is ACTIVE")
         await _bury(cloud)
         await stack.enter_async_context(running(cloud.region.follow()))
         yield base, agent
@@ -49,10 +49,8 @@ async def _bury(cloud: Cloud) -> None:
 
 
 async def _push(cloud: Cloud, wanted: Bundle) -> None:
-    region = cloud.region
-    await asyncio.gather(
-        *(region.apply(kind, thing, **({"project_uid": "p1", "user_data": b"#"} if kind == "server" else {})) for kind, thing in wanted.owned())
-    )
+    region, secret = cloud.region, {"project_uid": "p1", "user_data": b"#"}
+    await asyncio.gather(*(region.apply(kind, thing, **(secret if kind == "server" else {})) for kind, thing in wanted.owned()))
 
 
 async def _no_carriers(cloud: Cloud) -> None:
@@ -127,7 +125,7 @@ def _left_on_host(agent: RunningAgent) -> dict[str, object]:
 
 async def _steps(cloud: Cloud) -> tuple[list[str], list[str]]:
     """Run one clean life and return its steps."""
-    async with _ready(cloud) as (base, agent):
+    async with _ready(cloud) as (base, _agent):
         create, delete = Fate(), Fate()
         await _life(cloud, bundle("hello", base=base), create, delete, lambda: _no_carriers(cloud))
         return create.steps, delete.steps
@@ -146,7 +144,6 @@ async def test_a_leader_may_end_at_any_step_of_create_and_delete(cloud: Cloud, t
         for index in range(max(len(create_steps), len(delete_steps))):
             for half in _HALVES:
                 number += 1
-                print(index, half, time.monotonic(), flush=True)
                 wanted = bundle(f"s{number}", base=base, number=number)
                 create, delete = (Fate(index, before=half == "before") for _ in range(2))
                 try:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from agent.compute import kvm
 from agent.config import ComputeConfig, NetworkConfig
 from agent.config import Config as AgentConfig
@@ -150,10 +152,10 @@ class Region:
             else:
                 self.facts[fact.uid] = fact
         self.token = facts.resume_token or self.token
+        self.ended += [uid for uid in ends if uid not in self.ended]
+        self.changed.set()
         if ends:
             await stub.AcknowledgeEnds(cell_pb2.AcknowledgeEndsRequest(term=self.term, uids=ends), timeout=3.0)
-            self.ended += [uid for uid in ends if uid not in self.ended]
-        self.changed.set()
 
     async def until(self, holds: Callable[[], object], what: str = "", deadline_s: float = DEADLINE_S) -> None:
         """Return once `holds` does; looked at after each message."""
@@ -167,8 +169,12 @@ class Region:
         except TimeoutError:
             raise AssertionError(f"not within {deadline_s:.0f} s: {what}; facts: {self.facts}") from None
 
+    def fact(self, uid: str) -> Fact:
+        """Return the last fact of a thing, an empty one before the first."""
+        return self.facts.get(uid, Fact())
+
     def server(self, uid: str) -> Server:
-        return self.facts[uid].server if uid in self.facts else Server()
+        return self.fact(uid).server
 
     async def until_state(self, uid: str, state: "Server.State.ValueType") -> None:
         await self.until(lambda: self.server(uid).status.state == state, f"server is {Server.State.Name(state)}")
@@ -183,8 +189,15 @@ class Region:
         await self.until(lambda: self.host(host.uid).status.state == host_pb2.Host.UP, f"{host.name} is UP")
         return host
 
+    async def cordon(self, host: host_pb2.Host, *, cordoned: bool) -> host_pb2.Host:
+        wanted = host_pb2.Host(name=host.name, spec=host_pb2.Host.Spec(cordoned=cordoned))
+        request = host_pb2.UpdateHostRequest(host=wanted, update_mask=FieldMask(paths=["spec.cordoned"]))
+        async with self.channel() as dialled:
+            asked = cell_pb2.UpdateHostRequest(request=request)
+            return await cell_pb2_grpc.HostsStub(dialled).UpdateHost(asked, timeout=5.0)  # type: ignore[no-any-return]
+
     def host(self, uid: str) -> host_pb2.Host:
-        return self.facts[uid].host if uid in self.facts else host_pb2.Host()
+        return self.fact(uid).host
 
 
 @dataclass

@@ -15,7 +15,7 @@ from kumo.api.storage.v1.volume_pb2 import Volume
 from kumo.api.type.v1.condition_pb2 import Condition
 
 # What the agent knows better than anybody; said on as it says it.
-_OF_AGENT = ("Started", "GuestReady", "DiskOwned")
+_OF_AGENT = ("GuestReady", "DiskOwned")
 _POWER = {ServerFacts.RUNNING: Server.RUNNING, ServerFacts.OFF: Server.OFF}
 _MADE = frozenset({Volume.AVAILABLE, Volume.IN_USE})
 
@@ -79,10 +79,13 @@ def derive(seen: Seen, now: datetime) -> Server:
 def _said(seen: Seen) -> list[Said]:
     said = [_placed(seen), _disk_ready(seen), _ports_ready(seen)]
     reported = {one.type: one for one in seen.facts.conditions} if seen.facts is not None else {}
+    if seen.facts is not None and seen.facts.power == ServerFacts.RUNNING:
+        said.append(Said("Started", True, "RUNNING", "the server runs"))
+    elif "Started" in reported:
+        said.append(from_agent(reported["Started"]))
+    else:
+        said.append(Said("Started", False, "NOT_RUNNING", "the server does not run"))
     said += [from_agent(reported[kind]) for kind in _OF_AGENT if kind in reported]
-    if "Started" not in reported:
-        runs = seen.facts is not None and seen.facts.power == ServerFacts.RUNNING
-        said.append(Said("Started", runs, "RUNNING" if runs else "NOT_RUNNING", "the server runs" if runs else "the server does not run"))
     if seen.placement is not None and seen.placement.host_uid and not seen.is_host_ready:
         said.append(
             Said(
