@@ -19,6 +19,7 @@ _TOKEN_PATH = "/latest/api/token"
 _TOKEN_HEADER = "x-aws-ec2-metadata-token"
 _TTL_HEADER = "x-aws-ec2-metadata-token-ttl-seconds"
 _LONGEST_TTL_S = 21_600
+_TOO_MANY = Response(429, b"too many requests\n", headers=(("Retry-After", "1"),))
 
 
 class Answers:
@@ -28,6 +29,7 @@ class Answers:
         self._files = files
         self._metrics = metrics
         self._rate = RateLimit(per_second=50, burst=200)
+        self._ready_rate = RateLimit(per_second=1, burst=5)
         self._tokens = Tokens()
 
     def to(self, bridge: str, address: str, request: Request, now: float) -> Response:
@@ -36,10 +38,10 @@ class Answers:
         if port is None:
             return Response(404, b"not found\n")
         if not self._rate.allows(port.uid, now):
-            return Response(429, b"too many requests\n", headers=(("Retry-After", "1"),))
+            return _TOO_MANY
         match request.method:
             case "PUT" if request.path == READY_PATH:
-                return self._ready(port)
+                return self._ready(port) if self._ready_rate.allows(port.uid, now) else _TOO_MANY
             case "PUT" if request.path == _TOKEN_PATH:
                 return self._token(port, request, now)
             case "GET" | "HEAD":

@@ -57,6 +57,7 @@ class Server:
         self._connections: set[_Connection] = set()
         self._of_guest: Counter[tuple[str, str]] = Counter()
         self._dhcp_rate = RateLimit(per_second=10, burst=30)
+        self._log_rate = RateLimit(per_second=0.1, burst=2)  # a guest shall not fill the host's disk with its name
         self._handovers = handovers
         self._stopping = False
         self._metrics.set("kumo_build_info", 1, 'process="kumo-guest-responder"')
@@ -141,7 +142,7 @@ class Server:
             heard.sendto(reply, (port.tap, _ETH_P_IP))
         except OSError:
             return "unplugged"
-        if kind is dhcp.Kind.ACK:
+        if kind is dhcp.Kind.ACK and self._log_rate.allows(port.uid, time.monotonic()):
             log.info("address given", port=port.uid, address=port.address)
         return kind.name.lower()
 
