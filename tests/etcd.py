@@ -83,12 +83,25 @@ class Member:
             self._process.wait()
 
     def freeze(self) -> None:
+        """Stop the process, and return once all of its threads have stopped: until then it may still answer."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + _START_S
+        while not all(_is_stopped(thread) for thread in Path(f"/proc/{self.pid}/task").iterdir()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.name)
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+def _is_stopped(thread: Path) -> bool:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+    except OSError:
+        return True
 
 
 class Cluster:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -175,10 +176,10 @@ async def test_a_frozen_member_is_noticed_within_five_seconds() -> None:
             async with client.watch(b"k", b"", start) as watch:
                 await anext(watch)
                 one.members[0].freeze()
-                for attempt in (client.range(rpc_pb2.RangeRequest(key=b"k")), put(client, b"k")):
+                for attempt in (partial(client.range, rpc_pb2.RangeRequest(key=b"k")), partial(put, client, b"k")):
                     began = time.monotonic()
                     with pytest.raises(Unavailable):
-                        await attempt
+                        await attempt()
                     assert time.monotonic() - began < 5.0
                 one.members[0].thaw()
                 await until(lambda: client.silent_s() < 1.0)

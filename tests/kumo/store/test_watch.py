@@ -7,6 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from kumo.errors import Aborted, InvalidArgument
+from kumo.store import replay
 from kumo.store.client import Etcd
 from kumo.store.history import History
 from kumo.store.plane import Plane
@@ -105,6 +106,19 @@ async def test_a_new_process_resumes_from_etcds_own_history(etcd: Etcd, plane: P
             assert seen == [*(("updated", "a/1", size) for size in range(2, 30)), ("deleted", "a/1", 29), ("synced", "", 0)]
             await create(plane, table, thing("a/2"))
             assert [shape(change) for change in await take(changes, 1)] == [("created", "a/2", 0)]
+
+
+async def test_a_long_history_is_read_in_parts(etcd: Etcd, plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "_MOST_STEPS", 7)
+    table = things(plane)
+    async with plane:
+        token = (await table.list()).resume_token
+        one = await create(plane, table, thing("a/1"))
+        for size in range(1, 25):
+            one = await update(plane, table, one, size=size)
+        async with second_process(etcd, plane) as (_, fresh), aclosing(fresh.watch(token)) as changes:
+            seen = [shape(change)[2] for change in await take_until_synced(changes)]
+        assert seen == [*range(25), 0]
 
 
 async def test_a_mirror_that_was_there_resumes_over_a_compaction(etcd: Etcd, plane: Plane) -> None:
