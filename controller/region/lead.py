@@ -36,12 +36,14 @@ class Leader:
                 intake = Intake(region.plane, region.tables, region.events, term, link.cell)
                 watch = StatusWatch(region.plane, region.tables.cells, link, term, self._clock, intake)
                 tasks.create_task(push.run())
-                tasks.create_task(watch.run(push.connected))
+                tasks.create_task(watch.run(push))
 
     async def _record_cell(self, link: Link, term: Term) -> None:
         """Keep the cell as the configuration has it."""
         cells, name = self._region.tables.cells, f"cells/{link.cell}"
         old = await cells.get(name)
+        if old is not None and dict(old.spec.controllers) == link.controllers:
+            return
         txn = self._region.plane.txn(fence=term)
         if old is None:
             txn.create(cells, Cell(name=name, spec=Cell.Spec(controllers=link.controllers)))

@@ -6,6 +6,7 @@ What belongs to a server goes with it. Runs with the region's leader; told which
 from typing import Any
 
 from controller.region.cells.shares import Own
+from controller.region.cells.wake import keys_of, woken
 from controller.region.compute.server import usage_of as usage_of_server
 from controller.region.image.image import usage_of as usage_of_image
 from controller.region.network.allocate import address_key, mac_key
@@ -40,18 +41,11 @@ class Ends:
         self._plane, self._tables, self._events, self._usage = region.plane, region.tables, region.events, region.usage
         self._term = term
         self._by_kind = by_kind(region.tables)
-        self.loop = Loop("ends", self._reconcile, workers=_WORKERS, clock=clock)
+        self.loop = Loop("ends", self._reconcile, workers=_WORKERS, clock=clock, keys=keys_of(self._by_kind))
 
     async def run(self) -> None:
-        endings = [
-            table.on_change(lambda uid, kind=kind: self.loop.add(f"{kind}/{uid}"))  # type: ignore[misc]  # a default binds the loop's variable
-            for kind, table in self._by_kind.items()
-        ]
-        try:
+        with woken(self.loop, self._by_kind):
             await self.loop.run()
-        finally:
-            for end in endings:
-                end()
 
     async def _reconcile(self, key: str) -> float | None:
         kind, uid = key.split("/")
@@ -65,7 +59,7 @@ class Ends:
             return None
         # What goes with a server was given to cells with it: only as of then is it known whether they have anything left.
         children = await self._children(record, max(parts.intent_revision, parts.placement_revision)) if isinstance(record, Server) else []
-        if Own.of(parts.placement).live or any(Own.of(child).live for child in children):
+        if Own.of(parts.placement).held or any(Own.of(child).held for child in children):
             return None
         await self._free(record, [*children, record])
         return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from controller.region.cells.choose import Cell, Choice, Host, Wish, choose
 from controller.region.cells.shares import PLACED, Own
+from controller.region.cells.wake import keys_of, woken
 from controller.region.tables import Tables, by_kind
 from kumo.api.compute.v1.server_pb2 import Server
 from kumo.api.fleet.v1 import host_pb2
@@ -41,19 +42,15 @@ class Place:
     def __init__(self, plane: Plane, tables: Tables, cells: Iterable[str], term: Term, clock: Clock) -> None:
         self._plane, self._tables, self._cells, self._term, self._clock = plane, tables, tuple(cells), term, clock
         self._by_kind = by_kind(tables)
-        self.loop = Loop("place", self._reconcile, workers=_WORKERS, clock=clock)
+        self.loop = Loop("place", self._reconcile, workers=_WORKERS, clock=clock, keys=keys_of(self._by_kind))
 
     async def run(self) -> None:
-        endings = [
-            table.on_change(lambda uid, kind=kind: self.loop.add(f"{kind}/{uid}"))  # type: ignore[misc]  # a default binds the loop's variable
-            for kind, table in self._by_kind.items()
-        ]
-        endings.append(self._tables.cells.on_change(lambda _uid: self._offer_all()))
+        end = self._tables.cells.on_change(lambda _uid: self._offer_all())
         try:
-            await self.loop.run()
+            with woken(self.loop, self._by_kind):
+                await self.loop.run()
         finally:
-            for end in endings:
-                end()
+            end()
 
     def _offer_all(self) -> None:
         """A cell is heard, or is not: look at everything that may wait for one."""
@@ -72,6 +69,9 @@ class Place:
             await table.mirror.wait(parts.intent_revision)
         if isinstance(record, Pool | Image):
             await self._carry(record, own, await self._reach(record))
+            if isinstance(record, Pool):
+                for image in await self._tables.images.find("pool", uid):
+                    self.loop.add(f"image/{image.uid}")
             return None
         if isinstance(record, Network):
             await self._carry(record, own, await self._cells_with_ports(record))

@@ -12,6 +12,7 @@ from typing import Any
 from controller.region.cells.link import Link
 from controller.region.cells.order import NOTHING, Beside, is_ahead, is_settled, order
 from controller.region.cells.shares import Own
+from controller.region.cells.wake import keys_of, woken
 from controller.region.secrets import user_data_key
 from controller.region.tables import Tables, by_kind
 from kumo.api.cell.v1 import cell_pb2, cell_pb2_grpc
@@ -51,19 +52,12 @@ class Push:
         self._told: dict[str, _Told] = {}
         self._is_connected = False
         self._by_kind = by_kind(tables)
-        self.loop = Loop(f"push-{link.cell}", self._reconcile, workers=_WORKERS, clock=clock)
+        self.loop = Loop(f"push-{link.cell}", self._reconcile, workers=_WORKERS, clock=clock, keys=keys_of(self._by_kind))
 
     async def run(self) -> None:
         """Push for ever what connected() found to differ and what changes."""
-        endings = [
-            table.on_change(lambda uid, kind=kind: self.loop.add(f"{kind}/{uid}"))  # type: ignore[misc]  # a default binds the loop's variable
-            for kind, table in self._by_kind.items()
-        ]
-        try:
+        with woken(self.loop, self._by_kind):
             await self.loop.run()
-        finally:
-            for end in endings:
-                end()
 
     async def connected(self, held: Sequence[cell_pb2.Held]) -> None:
         """Take `held` for all that the cell has been told, adopt what is later than what the store knows, and push what differs."""
@@ -75,6 +69,10 @@ class Push:
             for uid in await table.uids():
                 self.loop.add(f"{kind}/{uid}")
 
+    def disconnected(self) -> None:
+        """Tell nothing until the next connected(), which looks at everything."""
+        self._is_connected = False
+
     async def _reconcile(self, key: str) -> float | None:
         kind, uid = key.split("/")
         if not self._is_connected:
@@ -84,7 +82,7 @@ class Push:
             self._told.pop(uid, None)
             return None
         share = Own.of(parts.placement).share_of(self._link.cell)
-        if share is None or share.answer in (Share.ENDED, Share.REFUSED) or self._was_told(parts.intent, share):
+        if share is None or not _is_to_be_told(parts.intent, share) or self._was_told(parts.intent, share):
             return None
         await self._tell(parts.intent, parts.intent_revision, share)
         return None
@@ -154,3 +152,10 @@ class Push:
             txn.update_intent(table, record, later)
         await txn.commit()
         log.info("adopted from cell", cell=self._link.cell, name=record.name, epoch=held.stamp.epoch.cell, generation=held.stamp.generation)
+
+
+def _is_to_be_told(record: Any, share: Share) -> bool:
+    """A cell that refused a thing hears of it again only when it is to forget it."""
+    if share.answer == Share.REFUSED:
+        return share.withdrawn or bool(record.HasField("delete_time"))
+    return share.answer != Share.ENDED

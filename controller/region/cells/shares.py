@@ -36,6 +36,11 @@ class Own:
         return part
 
     @property
+    def held(self) -> tuple[Share, ...]:
+        """The shares of cells that may have anything of the thing left, those that refused it too."""
+        return tuple(share for share in self.shares if share.answer != Share.ENDED)
+
+    @property
     def live(self) -> tuple[Share, ...]:
         """The shares of cells that hold the thing or were told to."""
         return tuple(share for share in self.shares if share.answer not in _OVER)
@@ -74,11 +79,15 @@ class Own:
         """Return it after the cell said `verdict`; what it says of an epoch that is not its present one changes nothing."""
         share = self.share_of(cell)
         answer = _ANSWERS.get(verdict.answer)
-        if share is None or answer is None or share.epoch != verdict.cell_epoch or share.answer in _OVER:
+        if share is None or answer is None or share.epoch != verdict.cell_epoch or not _may_follow(share.answer, answer):
             return self
         changed = self._changed(cell, answer=answer)
-        if answer in (Share.PLACED, Share.ENDED):
+        if answer == Share.ENDED:
             return Own(changed.shares, _without_placed(changed.conditions))
+        if answer == Share.PLACED:
+            # Those that refused it before may forget it now.
+            shares = tuple(_with(one, {"withdrawn": True}) if one.answer == Share.REFUSED else one for one in changed.shares)
+            return Own(shares, _without_placed(changed.conditions))
         if not verdict.HasField("because"):
             return changed
         because = Condition()
@@ -100,11 +109,16 @@ def _with(share: Share, fields: dict[str, Any]) -> Share:
     return changed
 
 
+def _may_follow(before: "Share.Answer.ValueType", after: "Share.Answer.ValueType") -> bool:
+    """What was refused is never placed any more, and after an end nothing comes."""
+    return before != Share.ENDED and (before != Share.REFUSED or after == Share.ENDED)
+
+
 def _superseded(share: Share, cell: str, epoch: int) -> Share:
-    if share.answer in _OVER:
-        return share
     if share.cell == cell:
         return _with(share, {"answer": Share.ENDED})
+    if share.answer in _OVER:
+        return share
     return _with(share, {"withdrawn": True}) if epoch else share
 
 

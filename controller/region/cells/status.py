@@ -4,11 +4,11 @@ It runs with the region's leader alone. What follows from the facts is others': 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from controller.region.cells.intake import Intake
 from controller.region.cells.link import Link
+from controller.region.cells.push import Push
 from kumo.api.cell.v1 import cell_pb2, cell_pb2_grpc
 from kumo.api.fleet.v1.cell_pb2 import Cell
 from kumo.api.type.v1 import stamp_pb2
@@ -28,8 +28,6 @@ _CHECK_S = 0.5
 _RETRY_S = 0.5
 _ACKNOWLEDGE_S = 10.0
 
-OnConnect = Callable[[Sequence[cell_pb2.Held]], Awaitable[None]]
-
 
 class StatusWatch:
     """The watch of one cell in one term."""
@@ -44,26 +42,27 @@ class StatusWatch:
     def wire_term(self) -> stamp_pb2.Term:
         return stamp_pb2.Term(incarnation=self._term.incarnation, create_revision=self._term.create_revision)
 
-    async def run(self, on_connect: OnConnect) -> None:
-        """Follow the cell for ever; `on_connect` is given all that the cell holds, each time before its facts are followed."""
+    async def run(self, push: Push) -> None:
+        """Follow the cell for ever; `push` is given all that the cell holds, each time before its facts are followed."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._notice_silence())
             while True:
                 try:
-                    await self._follow(on_connect)
+                    await self._follow(push)
                 except Deposed:
                     raise
                 except (Error, TimeoutError) as error:
+                    push.disconnected()
                     why = error.message if isinstance(error, Error) else f"nothing was heard for {SILENT_S:.0f} s"
                     log.warning("cell not followed", cell=self._link.cell, why=why)
                     await self._clock.sleep(_RETRY_S)
 
-    async def _follow(self, on_connect: OnConnect) -> None:
+    async def _follow(self, push: Push) -> None:
         async with self._link.stream() as channel:
             stub = cell_pb2_grpc.IntentsStub(channel)
             async with asyncio.timeout(SILENT_S):
                 held = [one async for one in stub.ListHeld(cell_pb2.ListHeldRequest())]
-            await on_connect(held)
+            await push.connected(held)
             cell = await self._cell()
             request = cell_pb2.WatchFactsRequest(term=self.wire_term, resume_token=cell.status.resume_token)
             try:
@@ -107,9 +106,11 @@ class StatusWatch:
             last = self._began_at if self._heard_at is None else self._heard_at
             if self._clock.monotonic() - last < SILENT_S:
                 continue
-            cell = await self._cell()
-            if cell.status.state == Cell.HEARD:
-                await self._write_state(Cell.SILENT, self._heard_time or self._clock.now())
+            try:
+                if (await self._cell()).status.state == Cell.HEARD:
+                    await self._write_state(Cell.SILENT, self._heard_time or self._clock.now())
+            except Unavailable as error:
+                log.warning("silence not recorded", cell=self._link.cell, reason=error.reason, why=error.message)
 
     async def _write_state(self, state: "Cell.State.ValueType", since: datetime) -> None:
         """Keep that the cell is heard, or is not; only changes of this are ever written."""

@@ -271,3 +271,17 @@ async def test_usage_never_drifts_over_creates_deletes_and_restarts_of_the_contr
 
 async def no_servers(rig: Rig) -> bool:
     return not (await rig.api.servers.ListServers(server_pb2.ListServersRequest(parent=PROJECT))).servers
+
+
+async def test_a_create_whose_answer_was_lost_at_any_moment_is_done_once(rig: Rig) -> None:
+    for number in range(12):
+        request = server_request(f"s{number}", request_id=new_uid())
+        try:
+            # From "not even sent" to "answered": the deadline falls anywhere in between.
+            await rig.api.servers.CreateServer(request, timeout=0.001 * 1.6**number)
+        except Error as lost:
+            assert lost.code in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
+        made = await rig.api.servers.CreateServer(request)
+        assert (await rig.api.servers.CreateServer(request)).uid == made.uid
+    assert (await rig.usage())["servers"] == (await rig.usage())["ports"] == 12
+    assert len(await rig.keys("address/")) == len(await rig.keys("mac/")) == 12
