@@ -13,7 +13,7 @@ import pytest
 
 from deploy import ceph, control, etcd, libvirt_host
 from deploy.control import wait_for
-from deploy.layout import CHECKOUT, PORT_COUNT, Lab, load
+from deploy.layout import CHECKOUT, PORT_COUNT, Lab, Port, load
 from deploy.trial import free_port_base
 from tests.deploy.machine import snapshot
 
@@ -66,14 +66,29 @@ def foreign_things() -> Iterator[None]:
             subprocess.run(command.split(), check=True, timeout=20)
 
 
-def test_purge_leaves_nothing_and_touches_nothing_of_others(lab: Lab, foreign_things: None) -> None:
+def test_purge_of_a_region_with_a_server_leaves_nothing_and_touches_nothing_of_others(lab: Lab, foreign_things: None) -> None:
     before = snapshot()
-    up(lab)
+    started = run("deploy.up", lab, "--port-base", str(lab.port_base))
+    assert started.returncode == 0, started.stdout + started.stderr
     assert run("deploy.down", lab, "--purge").returncode == 0
     after = snapshot()
     for subject, value in before.items():
         assert after[subject] == value, subject
     assert not lab.state.exists()
+
+
+def test_purge_after_a_power_failure_leaves_nothing(lab: Lab) -> None:
+    before = snapshot()
+    up(lab)
+    rules = f"add table inet kumo_{lab.port(Port.TUNNEL)}"  # what an agent keeps outside the lab's own namespaces
+    subprocess.run(["nft", *rules.split()], check=True, timeout=20)
+    os.kill(control.init_pid(lab), signal.SIGKILL)
+    wait_for("the end", lambda: not control.is_up(lab), 20)
+    assert run("deploy.down", lab, "--purge").returncode == 0
+    wait_for("the last process", lambda: snapshot()["processes"] == before["processes"], 20)
+    after = snapshot()
+    for subject, value in before.items():
+        assert after[subject] == value, subject
 
 
 def test_up_again_says_so_and_changes_nothing(lab: Lab) -> None:
