@@ -82,7 +82,6 @@ class Orders:
     async def apply(self, request: ApplyIntentRequest) -> Stamp:
         """Store a command and return the stamp that is held then. Raises FailedPrecondition STALE_COMMAND if another is ahead."""
         asked = _take_apart(request)
-        await self.obey(request.stamp.term)
         lock, users = self._locks[request.uid]
         self._locks[request.uid] = (lock, users + 1)
         try:
@@ -99,6 +98,7 @@ class Orders:
         number = behind(request.stamp, held, self.largest_term)
         if number is not None:
             raise refusal(number, request.stamp, held, self.largest_term)
+        await self.obey(request.stamp.term)
         if order is None and end is not None and not _begins_anew(request, end):
             if request.withdrawn or asked.intent.HasField("delete_time"):
                 return end.stamp

@@ -28,10 +28,12 @@ from controller.cell.report import Reporter
 from controller.cell.service import Intents
 from controller.cell.session import Dial
 from controller.cell.storage.attachment.reconciler import AttachmentReconciler
+from controller.cell.storage.volume.audit import VolumeAudit
 from controller.cell.storage.volume.reconciler import VolumeReconciler
 from controller.cell.streams import Streams
 from controller.cell.wakes import Loops, Wakes
 from controller.config import CellConfig, Config, cell_prefix
+from controller.store_version import require_supported
 from kumo.api.cell.v1.cell_pb2_grpc import add_HostsServicer_to_server, add_IntentsServicer_to_server, add_StreamsServicer_to_server
 from kumo.api.type.v1.stamp_pb2 import Term as WireTerm
 from kumo.clock import Clock, SystemClock
@@ -41,7 +43,8 @@ from kumo.rpc.client import channel
 from kumo.rpc.identity import PeerRule, Peers
 from kumo.rpc.server import INTERNAL, Server
 from kumo.store.client import Etcd
-from kumo.store.plane import Plane
+from kumo.store.maintenance import Maintenance
+from kumo.store.plane import Plane, Sources
 from kumo.store.term import Term as StoreTerm
 from kumo.tls import ServerTls, TlsFiles
 
@@ -54,11 +57,27 @@ _WORKERS = 16
 async def run_cell(config: Config, own: CellConfig, *, started: asyncio.Event | None = None) -> None:
     """Serve the cell and lead it when elected, until cancelled; sets `started` once it listens."""
     tls = config.plane_tls("cell")
+    clock = SystemClock()
     async with Etcd(own.store, config.store_tls("cell")) as etcd:
-        plane = await Plane.open(etcd, cell_prefix(own.name), format_version=FORMAT_VERSION)
-        async with plane:
-            runner = CellPlane(own, plane, agent_dial(tls, own.name, config.region), SystemClock())
+        require_supported(await etcd.connect(), lab=own.lab)
+        plane = await Plane.open(etcd, cell_prefix(own.name), format_version=FORMAT_VERSION, sources=Sources(clock=clock))
+        async with plane, asyncio.TaskGroup() as tasks:
+            if config.region_plane is None or config.region_plane.store != own.store:
+                tasks.create_task(_maintenance(etcd, plane, config, clock).run())
+            runner = CellPlane(own, plane, agent_dial(tls, own.name, config.region), clock)
             await runner.run(tls, config.region, lease_s=config.lease_s, started=started)
+
+
+def _maintenance(etcd: Etcd, plane: Plane, config: Config, clock: Clock) -> Maintenance:
+    """Where a full store lets nobody become leader, any controller makes room."""
+
+    def is_leading() -> bool:
+        return plane.election.is_leading
+
+    def has_leader() -> bool:
+        return plane.election.leader is not None
+
+    return Maintenance(etcd, is_leading=is_leading, has_leader=has_leader, quota_bytes=config.store_quota_bytes, clock=clock)
 
 
 def agent_dial(tls: TlsFiles, cell: str, region: str) -> Dial:
@@ -143,4 +162,5 @@ class CellPlane:
             hosts=loop("hosts", HostReconciler(cell).reconcile, keys=records.hosts.uids),
             acknowledgements=loop("acknowledgements", Acknowledgements(cell).reconcile),
             ends=loop("ends", partial(ends.sweep, cell), keys=records.ends.uids),
+            audits=loop("audits", VolumeAudit(cell).reconcile, keys=records.pools.uids),
         )

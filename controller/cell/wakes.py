@@ -10,7 +10,8 @@ from kumo.loop import Loop
 
 @dataclass(frozen=True)
 class Loops:
-    """One loop a noun, with the uids of its things as keys; `acknowledgements` have those of hosts, `ends` those of ended things."""
+    """One loop a noun, with the uids of its things as keys; `acknowledgements` have those of hosts, `ends` those
+    of ended things, `audits` those of pools."""
 
     servers: Loop
     volumes: Loop
@@ -22,11 +23,12 @@ class Loops:
     hosts: Loop
     acknowledgements: Loop
     ends: Loop
+    audits: Loop
 
     def all(self) -> tuple[Loop, ...]:
         return (
             self.servers, self.volumes, self.attachments, self.ports, self.networks, self.images, self.pools, self.hosts,
-            self.acknowledgements, self.ends,
+            self.acknowledgements, self.ends, self.audits,
         )
 
 

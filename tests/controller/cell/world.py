@@ -249,6 +249,30 @@ class Cloud:
         async with running(made.run()):
             yield RunningAgent(made, f"127.0.0.1:{own_port}", state)
 
+    def beside(self, prefix: str = "") -> "Cloud":
+        """Return another controller of the cell, or of the cell at `prefix`, at an address of its own."""
+        port = free_ports(1)[0]
+        region = Region(f"127.0.0.1:{port}", self.region.tls)
+        return Cloud(self.pki, self.folder, self.etcd_addresses, prefix or self.prefix, port, region)
+
+    @asynccontextmanager
+    async def follow(self) -> AsyncIterator[None]:
+        """Run a controller that does not lead, since another does."""
+        tls = self.pki.files(CELL, "controller", "h1")
+        config = CellConfig(name=CELL, listen=f"127.0.0.1:{self.port}", store=self.etcd_addresses)
+        async with Etcd(self.etcd_addresses) as etcd:
+            plane = await Plane.open(etcd, self.prefix, format_version=1)
+            async with plane:
+                runner, started = CellPlane(config, plane, agent_dial(tls, CELL, REGION), SystemClock()), asyncio.Event()
+                async with running(runner.run(tls, REGION, lease_s=2, grace_s=0.0, started=started)):
+                    await started.wait()
+                    yield
+
+    async def all_keys(self, prefix: str) -> set[str]:
+        async with Etcd(self.etcd_addresses) as etcd:
+            plane = await Plane.open(etcd, self.prefix, format_version=1)
+            return {plane.keys.relative(item.key) for item in await plane.scan(prefix)}
+
     async def keys(self) -> set[str]:
         """Return every key of the cell, but its bookkeeping, tombstones and events."""
         async with Etcd(self.etcd_addresses) as etcd:

@@ -3,8 +3,6 @@
 Its volumes and ports are made by reconcilers of their own, at the same time; they wake this one.
 """
 
-import asyncio
-
 from google.protobuf.message import Message
 
 from controller.cell.cell import Cell
@@ -38,6 +36,7 @@ from kumo.api.fleet.v1.pool_pb2 import Pool
 from kumo.api.network.v1.network_pb2 import Network
 from kumo.api.network.v1.port_pb2 import Port
 from kumo.api.storage.v1.volume_pb2 import Volume
+from kumo.errors import Aborted, Error
 from kumo.log import get_logger
 
 log = get_logger(__name__)
@@ -64,7 +63,14 @@ class ServerReconciler:
             if step is None or isinstance(step, Wait):
                 await self._report(server, parts, step)
                 return
-            if not await self._take(step, server, order, desired):
+            try:
+                goes_on = await self._take(step, server, order, desired)
+            except Aborted:
+                raise  # something changed in between: read again, and say nothing
+            except Error as error:
+                await self._report(server, parts, step, error)
+                raise
+            if not goes_on:
                 await self._report(server, parts, step)
                 return
         raise RuntimeError(f"the plan of server {uid} does not come to rest")
@@ -77,9 +83,8 @@ class ServerReconciler:
                 return await self._placer.place(server, order)
             case Mark(volume_uids):
                 owner = Owner(server_uid=server.uid, host=placement.host, epoch=placement.epoch)
-                async with asyncio.TaskGroup() as tasks:
-                    for volume_uid in volume_uids:
-                        tasks.create_task(self._owners.set(volume_uid, owner))
+                for volume_uid in volume_uids:
+                    await self._owners.set(volume_uid, owner)
             case Tell():
                 session = self._cell.agents.session(placement.host_uid)
                 desired.user_data = await self._user_data(order)
@@ -174,7 +179,7 @@ class ServerReconciler:
         bound = [port for port in records.ports.find("server", server.uid) if ports_elsewhere(self._cell, port.uid, "")]
         return tuple(sorted({str(getattr(thing, "name")) for thing in (*owned, *bound)}))  # noqa: B009  # see report.py
 
-    async def _report(self, server: Server, parts: Parts, step: Step | None) -> None:
+    async def _report(self, server: Server, parts: Parts, step: Step | None, trouble: Error | None = None) -> None:
         placement = self._cell.records.placements.get(server.uid)
         session = self._cell.agents.get(placement.host_uid) if placement is not None else None
         unbound = tuple(port.name for port, _network in parts.ports if not _is_bound(session, port.uid))
@@ -187,6 +192,7 @@ class ServerReconciler:
             parts=parts,
             unbound_ports=unbound,
             step=step,
+            trouble=trouble,
         )
         part = status.derive(seen, self._cell.now())
         told = status.happened(server.status, part.status, placement.host if placement is not None else "")

@@ -13,6 +13,7 @@ from kumo.api.cell.v1.record_pb2 import Placement
 from kumo.api.compute.v1.server_pb2 import Server
 from kumo.api.storage.v1.volume_pb2 import Volume
 from kumo.api.type.v1.condition_pb2 import Condition
+from kumo.errors import Error
 
 # What the agent knows better than anybody; said on as it says it.
 _OF_AGENT = ("GuestReady", "DiskOwned")
@@ -22,7 +23,7 @@ _MADE = frozenset({Volume.AVAILABLE, Volume.IN_USE})
 
 @dataclass(frozen=True)
 class Seen:
-    """`server` has the status that is stored. `facts` are of the host it is placed on, as last seen there."""
+    """`server` has the status that is stored. `facts` are of the host it is placed on, as last seen there; `trouble` stopped `step`."""
 
     server: Server
     is_leaving: bool
@@ -32,6 +33,7 @@ class Seen:
     parts: Parts
     unbound_ports: tuple[str, ...]
     step: Step | None
+    trouble: Error | None = None
 
 
 def state(seen: Seen) -> Server.State.ValueType:
@@ -94,6 +96,8 @@ def _said(seen: Seen) -> list[Said]:
                 "wait: the work goes on by itself when the host answers", f"the agent of host {seen.placement.host} does not answer",
             )
         )
+    if seen.trouble is not None:
+        said.append(Said("GoesOn", False, seen.trouble.reason, "a step failed and is tried again", "wait", seen.trouble.message))
     if isinstance(seen.step, Wait) and seen.is_leaving:
         said.append(_gone(seen, seen.step))
     return said

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from protovalidate import Validator
 
 from controller.cell.cell import Cell
 from controller.cell.leadership import Leadership
@@ -15,6 +16,7 @@ from kumo.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgum
 from kumo.ids import new_uid
 from kumo.log import get_logger
 from kumo.rpc.identity import Context
+from kumo.rpc.validate import path_of
 from kumo.store.record import Etags, intent_of, serialized
 from kumo.store.v1.values_pb2 import Request
 
@@ -22,6 +24,7 @@ log = get_logger(__name__)
 
 _FIELDS = ("agent_address", "tunnel_address", "storage_address", "migration_address", "cordoned")
 _LISTED = 20
+_VALIDATOR = Validator()
 
 
 class Hosts(HostsServicer):
@@ -69,6 +72,7 @@ class Hosts(HostsServicer):
         before = Host.FromString(_entry(cell, host.uid))
         if serialized(changed) == serialized(before):
             return host
+        _check(changed)
         changed.generation += int(changed.spec != before.spec)
         changed.update_time.FromDatetime(cell.now())
         if asked.validate_only:
@@ -148,6 +152,14 @@ def _check_unused(cell: Cell, host: Host) -> None:
     listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
     message = f"servers are placed on {host.name}: {listed}"
     raise FailedPrecondition("REFERENCED", message, fix="delete those first", name=host.name, referrers=listed, count=len(names))
+
+
+def _check(host: Host) -> None:
+    """Raise InvalidArgument if the host as changed breaks a rule of the contract: the listener looked at the request alone."""
+    violations = _VALIDATOR.collect_violations(host)
+    if violations:
+        field = f"host.{path_of(violations[0])}"
+        raise InvalidArgument("FIELD_INVALID", f"{field} {violations[0].proto.message}", field=field, fix="change that field")
 
 
 def _without_identity(host: Host) -> Host:

@@ -40,9 +40,11 @@ class NetworkReconciler:
                 case Record(host_uids):
                     await self._record(network, host_uids)
                 case Tell(host_uids):
-                    async with asyncio.TaskGroup() as tasks:
-                        for host_uid in sorted(host_uids):
-                            tasks.create_task(self._tell(network, host_uid, wanted[host_uid]))
+                    tellings = (self._tell(network, host_uid, wanted[host_uid]) for host_uid in sorted(host_uids))
+                    for told in await asyncio.gather(*tellings, return_exceptions=True):
+                        # One host that fails must not keep the others from being told.
+                        if told is not None:
+                            raise told
                 case Remove(host_uids):
                     await self._remove(network, host_uids)
                 case Finish():
