@@ -1,5 +1,6 @@
 """A lab's life on a machine with foreign things beside it: it comes, survives, and leaves nothing."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rados
 
 from deploy import ceph, control, etcd, libvirt_host
 from deploy.control import wait_for
@@ -29,15 +31,32 @@ def up(lab: Lab) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
+@contextlib.contextmanager
+def a_lab() -> Iterator[Lab]:
+    """A lab that is not up yet, and purged in the end."""
     parent = Path(tempfile.mkdtemp(prefix="kumo-life-", dir="/tmp"))
     parent.chmod(0o755)  # pytest's own directories are root's alone, and a lab's processes are not root's
     made = Lab(parent / "state", free_port_base())
-    yield made
-    done = run("deploy.down", made, "--purge")
-    shutil.rmtree(parent, ignore_errors=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    try:
+        yield made
+    finally:
+        done = run("deploy.down", made, "--purge")
+        shutil.rmtree(parent, ignore_errors=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with a_lab() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Lab]:
+    """A lab that is up, for tests that only look."""
+    with a_lab() as made:
+        up(made)
+        yield made
 
 
 @pytest.fixture
@@ -91,12 +110,23 @@ def test_purge_after_a_power_failure_leaves_nothing(lab: Lab) -> None:
         assert after[subject] == value, subject
 
 
-def test_up_again_says_so_and_changes_nothing(lab: Lab) -> None:
-    assert "up in" in up(lab)
-    before = control.processes(lab)
-    again = up(lab)
+def test_up_again_says_so_and_changes_nothing(running: Lab) -> None:
+    before = control.processes(running)
+    again = up(running)
     assert again.startswith("already up")
-    assert control.processes(lab) == before
+    assert control.processes(running) == before
+
+
+def test_two_labs_beside_each_other_know_nothing_of_one_another(running: Lab, lab: Lab) -> None:
+    up(lab)
+    with ceph.admin(lab) as cluster, cluster.open_ioctx("volumes") as io:
+        io.write_full("of the second", b"")
+    with ceph.admin(running) as cluster, cluster.open_ioctx("volumes") as io:
+        assert "of the second" not in [found.key for found in io.list_objects()]
+    assert not set(control.processes(running).values()) & set(control.processes(lab).values())
+    assert run("deploy.down", lab, "--purge").returncode == 0
+    assert etcd.is_healthy(running)
+    assert libvirt_host.is_healthy(running)
 
 
 def test_what_was_stored_is_there_after_down_and_after_a_power_failure(lab: Lab) -> None:
@@ -118,29 +148,24 @@ def test_what_was_stored_is_there_after_down_and_after_a_power_failure(lab: Lab)
     assert libvirt_host.is_healthy(lab)
 
 
-def test_every_process_runs_as_a_user_of_its_own(lab: Lab) -> None:
-    up(lab)
-    users = {name: Path(f"/proc/{pid}").stat().st_uid for name, pid in control.service_pids(lab).items()}
+def test_every_process_runs_as_a_user_of_its_own(running: Lab) -> None:
+    users = {name: Path(f"/proc/{pid}").stat().st_uid for name, pid in control.service_pids(running).items()}
     assert users == {"etcd": 64101, "ceph-mon": 64102, "ceph-mgr": 64102, "ceph-osd": 64102, "virtlogd": 0, "libvirtd": 0}
     for name in ("etcd", "ceph-mon", "ceph-mgr", "ceph-osd"):
-        text = Path(f"/proc/{control.service_pids(lab)[name]}/status").read_text()
+        text = Path(f"/proc/{control.service_pids(running)[name]}/status").read_text()
         assert "CapEff:\t0000000000000000" in text, name
 
 
-def test_keys_are_readable_by_their_process_alone(lab: Lab) -> None:
-    up(lab)
-    keys = [path for pattern in ("**/*.key", "**/keyring", "**/*.keyring") for path in lab.state.glob(pattern)]
+def test_keys_are_readable_by_their_process_alone(running: Lab) -> None:
+    keys = [path for pattern in ("**/*.key", "**/keyring", "**/*.keyring") for path in running.state.glob(pattern)]
     assert len(keys) > 10
     for path in keys:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_the_host_key_of_the_agent_cannot_blocklist_or_read_other_pools(lab: Lab) -> None:
-    import rados
-
-    up(lab)
+def test_the_host_key_of_the_agent_cannot_blocklist_or_read_other_pools(running: Lab) -> None:
     conf = {"rados_osd_op_timeout": "10"}
-    agent = rados.Rados(conffile=str(lab.agent / "ceph" / "ceph.conf"), name=f"client.agent-{lab.host}", conf=conf)
+    agent = rados.Rados(conffile=str(running.agent / "ceph" / "ceph.conf"), name=f"client.agent-{running.host}", conf=conf)
     agent.connect()
     try:
         with agent.open_ioctx("volumes") as io:
@@ -169,9 +194,8 @@ def test_a_busy_port_is_named_with_its_holder_and_nothing_is_made(lab: Lab) -> N
     assert not lab.state.exists()
 
 
-def test_the_port_base_of_a_lab_cannot_change(lab: Lab) -> None:
-    up(lab)
-    done = run("deploy.up", lab, "--only", "base", "--port-base", str(lab.port_base + PORT_COUNT))
+def test_the_port_base_of_a_lab_cannot_change(running: Lab) -> None:
+    done = run("deploy.up", running, "--only", "base", "--port-base", str(running.port_base + PORT_COUNT))
     assert done.returncode == 1
     assert "neither can change" in done.stderr
-    assert load(lab.state) == lab
+    assert load(running.state) == running
