@@ -90,6 +90,16 @@ def servers_elsewhere(cell: Cell, server_uid: str, host_uid: str) -> list[str]:
     return sorted(found)
 
 
+def newest_holder(cell: Cell, server_uid: str) -> tuple[str, Epoch] | None:
+    """Return the host, by uid, whose agent has something of the server under the greatest epoch, with that epoch."""
+    found = [
+        (session.host_uid, facts.held.epoch)
+        for session in cell.agents.all()
+        if (facts := session.servers.get(server_uid)) is not None and facts.power != ServerFacts.ABSENT
+    ]
+    return max(found, key=lambda one: (epoch_order(one[1]), one[0])) if found else None
+
+
 def ports_elsewhere(cell: Cell, port_uid: str, host_uid: str) -> list[str]:
     """Return the hosts, other than `host_uid`, whose agents have something of the port."""
     found = []

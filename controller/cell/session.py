@@ -25,7 +25,7 @@ from kumo.api.agent.v1 import (
 )
 from kumo.api.type.v1.stamp_pb2 import Epoch, Stamp, Term
 from kumo.clock import Clock
-from kumo.errors import Error, Unavailable
+from kumo.errors import Error, FailedPrecondition, Unavailable
 from kumo.log import get_logger
 from kumo.stamps import term_order
 
@@ -105,9 +105,10 @@ class Session:
     def compute(self) -> "compute_pb2_grpc.ComputeAsyncStub":
         return compute_pb2_grpc.ComputeStub(self.channel)
 
-    def stamp(self, epoch: Epoch | None, generation: int, held: Stamp | None = None) -> Stamp:
-        """Return the stamp of the next command. What the agent holds from before a restore of our store sets a floor."""
-        floor = held.generation if held is not None and held.term.incarnation != self._term.incarnation else 0
+    def stamp(self, epoch: Epoch | None, generation: int, floor: int = 0) -> Stamp:
+        """Return the stamp of the next command. `floor` is the generation that the agent holds: greater than ours after our store was
+        restored, until the region has told us again what it wants.
+        """
         return Stamp(term=self._term, sequence=self._sequence(), epoch=epoch, generation=max(generation, floor))
 
     def was_told(self, uid: str, what: bytes) -> bool:
@@ -118,7 +119,7 @@ class Session:
         self, uid: str, desired: compute_pb2.DesiredServer | None, epoch: Epoch, generation: int, what: bytes
     ) -> compute_pb2.ServerFacts:
         known = self.servers.get(uid)
-        stamp = self.stamp(epoch, generation, known.held if known is not None else None)
+        stamp = self.stamp(epoch, generation, known.held.generation if known is not None else 0)
         stub = self.compute
         request = compute_pb2.ApplyServerRequest(stamp=stamp, uid=uid, desired=desired)
         facts = (await stub.ApplyServer(request, timeout=_COMMAND_S)).facts
@@ -130,7 +131,7 @@ class Session:
         self, uid: str, desired: network_pb2.DesiredPort | None, epoch: Epoch, generation: int, what: bytes
     ) -> network_pb2.PortFacts:
         known = self.ports.get(uid)
-        stamp = self.stamp(epoch, generation, known.held if known is not None else None)
+        stamp = self.stamp(epoch, generation, known.held.generation if known is not None else 0)
         stub = network_pb2_grpc.NetworkStub(self.channel)
         request = network_pb2.ApplyPortRequest(stamp=stamp, uid=uid, desired=desired)
         facts = (await stub.ApplyPort(request, timeout=_COMMAND_S)).facts
@@ -141,7 +142,14 @@ class Session:
     async def apply_network(self, uid: str, desired: network_pb2.DesiredNetwork | None, generation: int, what: bytes) -> None:
         stub = network_pb2_grpc.NetworkStub(self.channel)
         request = network_pb2.ApplyNetworkRequest(stamp=self.stamp(None, generation), uid=uid, desired=desired)
-        await stub.ApplyNetwork(request, timeout=_COMMAND_S)
+        try:
+            await stub.ApplyNetwork(request, timeout=_COMMAND_S)
+        except FailedPrecondition as error:
+            # Networks are not among the facts, so that what is held of one is learnt from a refusal.
+            if error.metadata.get("behind") != "generation":
+                raise
+            request.stamp.CopyFrom(self.stamp(None, generation, int(error.metadata["held_generation"])))
+            await stub.ApplyNetwork(request, timeout=_COMMAND_S)
         self._told[uid] = what
 
     async def acknowledge(self, uids: Iterable[str]) -> None:

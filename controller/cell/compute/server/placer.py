@@ -8,13 +8,16 @@ from contextlib import asynccontextmanager
 from controller.cell.cell import Cell
 from controller.cell.conditions import Said, condition
 from controller.cell.events import WARNING, Happened, Subject
+from controller.cell.fleet.host.plan import GRACE_S
 from controller.cell.ledger import INTENT, Change
+from controller.cell.presence import newest_holder
 from kumo.api.cell.v1.cell_pb2 import Verdict
 from kumo.api.cell.v1.record_pb2 import Claim, Order, Placement
 from kumo.api.compute.v1.server_pb2 import Server
 from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.errors import Unavailable
 from kumo.log import get_logger
+from kumo.stamps import epoch_order
 from scheduler.claim import HostRead, add_claims, claim_uid
 from scheduler.explain import Explanation
 from scheduler.filters import Request
@@ -26,6 +29,7 @@ log = get_logger(__name__)
 
 POLICY_UID = "placement"
 _MOST_WOKEN = 64
+_LISTED = 10
 
 
 class Placer:
@@ -37,6 +41,7 @@ class Placer:
         # What was chosen and is not in the host's booking yet, by server: host, virtual CPUs, MiB.
         self._pending: dict[str, tuple[str, int, int]] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._began_at = cell.clock.monotonic()
 
     def follow(self) -> None:
         """Take in all hosts, and follow them from now on."""
@@ -51,14 +56,16 @@ class Placer:
 
         Raises Conflict if what the choice was based on has changed: it is to be called again.
         """
-        held = [one for one in self._cell.agents.all() if server.uid in one.servers and one.servers[server.uid].held.HasField("epoch")]
-        if held:
-            return await self._adopt(server, order, held[0].host_uid, held[0].servers[server.uid].held.epoch)
         before = self._cell.records.placements.get(server.uid)
+        holder = newest_holder(self._cell, server.uid)
+        if holder is not None and (before is None or not before.host_uid or epoch_order(holder[1]) > epoch_order(before.epoch)):
+            await self._adopt(server, order, *holder)
+            return True
         if before is not None and before.host_uid:
             # The region placed it here anew: it stays where it is, under the new epoch.
             await self._book(server, before.host_uid, before.host, Epoch(cell=order.stamp.epoch.cell, host=1), None)
             return True
+        self._check_all_heard()
         choice = place(self._table.hosts, _request(server))
         if not isinstance(choice, Choice):
             await self._say_waiting(server, order, choice.explanation)
@@ -121,19 +128,29 @@ class Placer:
         await cell.ledger.commit(change)
         log.info("server placed", server=server.name, host=host, cell_epoch=epoch.cell, host_epoch=epoch.host)
 
-    async def _adopt(self, server: Server, order: Order, host_uid: str, epoch: Epoch) -> bool:
-        """Book the host that has the server already: our store went back to a time before it was placed."""
+    async def _adopt(self, server: Server, order: Order, host_uid: str, epoch: Epoch) -> None:
+        """Book the host that has the server already: our store went back to a time before it was placed there."""
         host = self._cell.records.hosts.get(host_uid)
         if host is None:
             message = f"{server.name} is on a host that is not known"
             raise Unavailable("HOST_UNKNOWN", message, fix="create the host again", host_uid=host_uid)
         log.warning("server adopted", server=server.name, host=host.name, cell_epoch=epoch.cell, host_epoch=epoch.host)
-        known = self._cell.records.placements.get(server.uid)
-        if known is not None and known.host_uid == host_uid and known.epoch == epoch:
-            return True
-        adopted = max((epoch.cell, epoch.host), (order.stamp.epoch.cell, 1))
-        await self._book(server, host_uid, host.name.removeprefix("hosts/"), Epoch(cell=adopted[0], host=adopted[1]), None)
-        return True
+        # Under a greater cell epoch than it is held under, it is placed there anew.
+        adopted = max(epoch, Epoch(cell=order.stamp.epoch.cell, host=1), key=epoch_order)
+        await self._book(server, host_uid, host.name.removeprefix("hosts/"), adopted, None)
+
+    def _check_all_heard(self) -> None:
+        """Raise Unavailable while, early in a term, a host that is up was not heard yet: it may have the server, and nobody else knows."""
+        if self._cell.clock.monotonic() - self._began_at > GRACE_S:
+            return
+        unheard = [row.name for row in self._table.rows() if row.up and not self._is_heard(row.uid)]
+        if unheard:
+            message = f"not heard yet in this term: {', '.join(sorted(unheard)[:_LISTED])}"
+            raise Unavailable("HOSTS_NOT_HEARD", message, fix=f"wait: at most {GRACE_S:.0f} s", host_count=len(unheard))
+
+    def _is_heard(self, host_uid: str) -> bool:
+        session = self._cell.agents.get(host_uid)
+        return session is not None and session.heard_at is not None
 
     async def _say_waiting(self, server: Server, order: Order, explanation: Explanation) -> None:
         cell = self._cell

@@ -25,7 +25,7 @@ from controller.cell.compute.server.plan import (
 from controller.cell.ends import add_end
 from controller.cell.orders import user_data_key
 from controller.cell.owners import Owners
-from controller.cell.presence import absence, is_leaving, ports_elsewhere, server_is_leaving, servers_elsewhere
+from controller.cell.presence import absence, is_leaving, newest_holder, ports_elsewhere, server_is_leaving, servers_elsewhere
 from controller.cell.session import Session, digest
 from kumo.api.agent.v1.compute_pb2 import DesiredServer, ServerFacts
 from kumo.api.agent.v1.network_pb2 import PortFacts
@@ -36,8 +36,10 @@ from kumo.api.fleet.v1.pool_pb2 import Pool
 from kumo.api.network.v1.network_pb2 import Network
 from kumo.api.network.v1.port_pb2 import Port
 from kumo.api.storage.v1.volume_pb2 import Volume
+from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.errors import Aborted, Error
 from kumo.log import get_logger
+from kumo.stamps import epoch_order
 
 log = get_logger(__name__)
 
@@ -103,8 +105,10 @@ class ServerReconciler:
         return True
 
     async def _remove(self, session: Session, server: Server, placement: Placement) -> ServerFacts:
+        known = session.servers.get(server.uid)
+        epoch = max(placement.epoch, known.held.epoch if known is not None else Epoch(), key=epoch_order)
         what = absence(placement.epoch, server.generation)
-        return await session.apply_server(server.uid, None, placement.epoch, server.generation, what)
+        return await session.apply_server(server.uid, None, epoch, server.generation, what)
 
     async def _finish(self, server: Server) -> None:
         """Free the room and record the end, at once: a claim never outlives its server, nor the other way round."""
@@ -130,6 +134,9 @@ class ServerReconciler:
         what = absence(placement.epoch, server.generation) if leaving else _told(server, order, desired, placement)
         facts = session.servers.get(server.uid) if session is not None else None
         is_placed = bool(placement.host_uid) and (leaving or placement.epoch.cell >= order.stamp.epoch.cell)
+        holder = newest_holder(self._cell, server.uid)
+        if holder is not None and not leaving and epoch_order(holder[1]) > epoch_order(placement.epoch):
+            is_placed = False  # our store went back in time: its placement is taken over from the host that has it
         return World(
             is_leaving=leaving,
             is_placed=is_placed,
