@@ -25,6 +25,10 @@ class Forward:
     def __init__(self, links: Links, silent: Callable[[], Mapping[str, Silence]]) -> None:
         self._links, self._silent = links, silent
 
+    def require(self, cell: str) -> None:
+        """Raises FailedPrecondition for a cell that there is not, Unavailable for one that is silent."""
+        self._link(cell)
+
     async def call(self, cell: str, make: Callable[[grpc.aio.Channel, float], Awaitable[T]]) -> T:
         """Return what `make` returns on a channel to the cell's leader, within the seconds that it is given."""
         return await self._link(cell).call(lambda channel: make(channel, _CALL_S))

@@ -24,8 +24,8 @@ from kumo.api.type.v1.placement_pb2 import Share
 from kumo.clock import Clock
 from kumo.log import get_logger
 from kumo.loop import Loop
+from kumo.store.errors import Conflict
 from kumo.store.plane import Plane
-from kumo.store.table import Table
 from kumo.store.term import Term
 from kumo.store.txn import Txn
 
@@ -64,9 +64,10 @@ class Place:
         if parts is None:
             return None
         record, own = parts.intent, Own.of(parts.placement)
-        # Each table is followed by itself: what was written with this record, or before it, may not be seen yet elsewhere.
-        for table in self._needed_by(record):
-            await table.mirror.wait(parts.intent_revision)
+        if isinstance(record, Server):
+            # Each table is followed by itself: the children that were written with the server may not be seen yet.
+            for table in (self._tables.volumes, self._tables.attachments, self._tables.ports):
+                await table.mirror.wait(parts.intent_revision)
         if isinstance(record, Pool | Image):
             await self._carry(record, own, await self._reach(record))
             if isinstance(record, Pool):
@@ -82,21 +83,6 @@ class Place:
         if isinstance(record, Server) or (isinstance(record, Volume) and not record.owner_uid):
             return await self._give(record, own)
         return None  # owned: placed with its owner
-
-    def _needed_by(self, record: Any) -> list[Table[Any]]:
-        """Return the tables that decide where `record` goes."""
-        tables = self._tables
-        match record:
-            case Server():
-                return [tables.pools, tables.volumes, tables.attachments, tables.ports]
-            case Image() | Volume():
-                return [tables.pools]
-            case Network():
-                return [tables.ports]
-            case Port():
-                return [tables.networks]
-            case _:
-                return []
 
     async def _carry(self, record: Any, own: Own, wanted: Iterable[str]) -> None:
         """Have every one of `wanted` hold `record`; those that hold it already go on until it ends."""
@@ -154,8 +140,7 @@ class Place:
                 await txn.commit()
 
     async def _wish(self, record: Any, own: Own) -> Wish:
-        pool = await self._tables.pools.get_by_uid(record.spec.pool_uid)
-        reach = frozenset(pool.spec.cells) if pool is not None else frozenset()
+        reach = frozenset(await self._reach(record))
         refused = frozenset(share.cell for share in own.shares if share.answer == Share.REFUSED and not share.withdrawn)
         if isinstance(record, Server):
             return Wish(record.spec.vcpus, record.spec.memory_mib, (reach,), refused)
@@ -185,8 +170,11 @@ class Place:
         return known
 
     async def _reach(self, record: Any) -> list[str]:
+        """Return the cells that reach the pool of `record`, or that pool itself."""
         pool = record if isinstance(record, Pool) else await self._tables.pools.get_by_uid(record.spec.pool_uid)
-        return [cell for cell in self._cells if pool is None or not pool.spec.cells or cell in pool.spec.cells]
+        if pool is None:
+            raise Conflict(record.spec.pool)
+        return [cell for cell in self._cells if not pool.spec.cells or cell in pool.spec.cells]
 
     async def _cells_with_ports(self, network: Network) -> list[str]:
         ports = await self._tables.ports.find("network", network.uid)

@@ -235,6 +235,7 @@ async def test_hosts_are_changed_in_the_cell_and_read_from_the_copy(rig: Rig) ->
         await rig.api.hosts.CreateHost(host_request("h7"))
     with pytest.raises(FailedPrecondition):
         await rig.api.hosts.CreateHost(host_request("h8", cell="nowhere"))
+    assert await rig.keys("host-cell/") == ["host-cell/hosts/h7"]
     await rig.api.hosts.DeleteHost(host_pb2.DeleteHostRequest(name="hosts/h7", etag=updated.etag))
     with pytest.raises(NotFound):
         await rig.api.hosts.GetHost(host_pb2.GetHostRequest(name="hosts/h7"))
