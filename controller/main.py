@@ -1,7 +1,6 @@
 """The controller's program: runs the region's plane, a cell's plane, or both, as its configuration says. It wires and does nothing else."""
 
 import asyncio
-import gc
 import signal
 import sys
 from pathlib import Path
@@ -33,7 +32,6 @@ async def run(config: Config) -> None:
             from controller.region.plane import run_region
 
             planes.append(tasks.create_task(run_region(config, config.region_plane, store_tls=config.store_tls("region"))))
-        gc.freeze()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _end, planes)
         await asyncio.wait(planes)

@@ -12,7 +12,7 @@ from controller.region.cells.link import Link, Links
 from controller.region.present import Silence
 from kumo.api.cell.v1.cell_pb2 import Caller
 from kumo.errors import Error, InvalidArgument, Unavailable
-from kumo.rpc.call import current_principal
+from kumo.rpc.call import Audience, current_principal
 from kumo.rpc.client import opened
 
 T = TypeVar("T")
@@ -31,13 +31,19 @@ class Forward:
 
     async def call(self, cell: str, make: Callable[[grpc.aio.Channel, float], Awaitable[T]]) -> T:
         """Return what `make` returns on a channel to the cell's leader, within the seconds that it is given."""
-        return await self._link(cell).call(lambda channel: make(channel, _CALL_S))
+        try:
+            return await self._link(cell).call(lambda channel: make(channel, _CALL_S))
+        except Unavailable as error:
+            raise _for_caller(error, cell) from error
 
     async def stream(self, cell: str, open_stream: Callable[[grpc.aio.Channel], Any]) -> AsyncIterator[Any]:
         """Yield what comes on the stream that `open_stream` opens."""
-        async with self._link(cell).stream() as channel, opened(open_stream(channel)) as answers:
-            async for answer in answers:
-                yield answer
+        try:
+            async with self._link(cell).stream() as channel, opened(open_stream(channel)) as answers:
+                async for answer in answers:
+                    yield answer
+        except Unavailable as error:
+            raise _for_caller(error, cell) from error
 
     def _link(self, cell: str) -> Link:
         if cell in self._silent():
@@ -81,3 +87,11 @@ class Upstream:
 def caller() -> Caller:
     principal = current_principal()
     return Caller(principal=principal.name, audience=int(principal.audience))  # type: ignore[arg-type]  # the numbers are the same
+
+
+def _for_caller(error: Unavailable, cell: str) -> Unavailable:
+    """Tell a tenant only that it has to wait: which cell or host does not answer, and at what address, is the operators'."""
+    if current_principal().audience >= Audience.OPERATOR:
+        return error
+    message = "the part of this cloud that has it does not answer now"
+    return Unavailable("PLACE_UNAVAILABLE", message, fix="try again in a minute; what runs goes on running", cell=cell)

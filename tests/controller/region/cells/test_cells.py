@@ -15,6 +15,7 @@ from kumo.api.network.v1 import network_pb2
 from kumo.api.type.v1.placement_pb2 import Share
 from kumo.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from kumo.ids import new_uid
+from kumo.rpc.call import Audience, Principal
 from kumo.store import ops
 from tests.controller.region.cell_double import CellDouble
 from tests.controller.region.region_process import PROJECT, Rig, Site, eventually, subnet_request
@@ -254,3 +255,23 @@ async def test_two_controllers_serve_the_same_and_one_leads(site: Site) -> None:
             )
             assert sum(isinstance(result, Server) for result in results) == 6
             assert (await first.usage())["servers"] == 8
+
+
+async def test_a_tenant_is_told_to_wait_and_not_where_its_server_is(site: Site) -> None:
+    who = Principal("operator", Audience.OPERATOR)
+
+    def principal(_context: Any) -> Principal:
+        return who
+
+    async with site.running(principal) as rig:
+        await rig.furnish()
+        await rig.api.create_server("web")
+        await eventually(rig.state_is("web", Server.ACTIVE))
+        who = Principal("bob", Audience.TENANT, frozenset({PROJECT}))
+        rig.cell.thawed.clear()
+        await eventually(lambda: is_stale(rig, "web"), 15)
+        with pytest.raises(Unavailable) as refused:
+            async for _ in rig.api.servers.ReadConsoleLog(server_pb2.ReadConsoleLogRequest(name=f"{PROJECT}/servers/web")):
+                pass
+        assert refused.value.reason == "PLACE_UNAVAILABLE"
+        assert "cell" not in refused.value.message + str(refused.value.metadata)
