@@ -27,13 +27,21 @@ def _memory_mib(pid: int) -> float:
     return 0.0
 
 
+def _user(pid: int) -> str:
+    """The user a process runs as now, which is not the one it was started as if it has given that up."""
+    try:
+        return str(Path(f"/proc/{pid}").stat().st_uid) if pid else "-"
+    except OSError:
+        return "-"
+
+
 def status(lab: Lab) -> int:
     answer, inside = control.ask(lab, "status"), control.processes(lab)
     print(f"up: {lab.state}, ports from {lab.port_base}, {len(inside)} processes")
     print(f"{'NAME':22}{'STATE':10}{'PID':>8}{'USER':>8}{'UP':>10}{'STARTS':>8}{'PSS MiB':>10}")
     for one in answer["services"]:
         pid = inside.get(one["pid"], 0)
-        left = f"{one['name']:22}{one['state']:10}{pid or '-':>8}{one['uid']:>8}"
+        left = f"{one['name']:22}{one['state']:10}{pid or '-':>8}{_user(pid):>8}"
         print(f"{left}{one['up_s']:>9.0f}s{one['starts']:>8}{_memory_mib(pid):>10.1f}")
     return 0 if all(one["state"] == "running" for one in answer["services"]) else 1
 
