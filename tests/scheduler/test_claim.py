@@ -46,7 +46,8 @@ class Booker:
 
     async def claim(self, read: HostRead, server_uid: str, vcpus: int) -> bool:
         changes = Changes()
-        claim = Claim(uid=claim_uid(server_uid, _EPOCH), server_uid=server_uid, host_uid=read.host.uid, vcpus=vcpus, memory_mib=1, epoch=_EPOCH)
+        uid = claim_uid(server_uid, _EPOCH)
+        claim = Claim(uid=uid, server_uid=server_uid, host_uid=read.host.uid, vcpus=vcpus, memory_mib=1, epoch=_EPOCH)
         try:
             add_claims(changes, self._keys, {read.host.uid: read}, _POLICY, booked=claim)
         except Conflict:

@@ -64,10 +64,11 @@ def test_the_table_holds_what_was_put_in_and_not_removed(rows: list[Host], chang
     for row in rows:
         table.put(row)
     for number, stays in changes:
-        row = plain.pop(f"u{number}", None)
-        if stays and row is not None:
-            plain[row.uid] = replace(row, cordoned=not row.cordoned, vcpus_claimed=row.vcpus_claimed + 1)
-            table.put(plain[row.uid])
+        found = plain.get(f"u{number}")
+        plain = {uid: other for uid, other in plain.items() if uid != f"u{number}"}
+        if stays and found is not None:
+            plain[found.uid] = replace(found, cordoned=not found.cordoned, vcpus_claimed=found.vcpus_claimed + 1)
+            table.put(plain[found.uid])
         else:
             table.remove(f"u{number}")
     assert {row.uid: row for row in table.rows()} == plain

@@ -33,8 +33,7 @@ async def _ready(cloud: Cloud) -> AsyncIterator[tuple[Bundle, RunningAgent]]:
         async with cloud.lead(), running(cloud.region.follow()):
             await cloud.region.create_host("h1", agent.address)
             base = bundle("base")
-            for kind, thing in base.shared():
-                await cloud.region.apply(kind, thing, epoch=0, **({"subnets": [base.subnet]} if kind == "network" else {}))
+            await cloud.region.push_shared(base)
             await upload(cloud.region, base.image)
             await cloud.region.until(lambda: cloud.region.fact(base.image.uid).image.status.state == Image.ACTIVE, "image is ACTIVE")
         await _bury(cloud)
@@ -46,11 +45,6 @@ async def _bury(cloud: Cloud) -> None:
     """Let the lease of a dead leader have run out."""
     async with Etcd(cloud.etcd_addresses) as etcd:
         await etcd.txn(success=[ops.delete(f"{cloud.prefix}/lead".encode())])
-
-
-async def _push(cloud: Cloud, wanted: Bundle) -> None:
-    region, secret = cloud.region, {"project_uid": "p1", "user_data": b"#"}
-    await asyncio.gather(*(region.apply(kind, thing, **(secret if kind == "server" else {})) for kind, thing in wanted.owned()))
 
 
 async def _no_carriers(cloud: Cloud) -> None:
@@ -80,7 +74,7 @@ async def _life(cloud: Cloud, wanted: Bundle, create: Fate, delete: Fate, settle
     """Create the server and delete it, each under leaders that may end, until another one has finished the work."""
     region = cloud.region
     async with _leaders(cloud, create):
-        await _push(cloud, wanted)
+        await region.push_owned(wanted)
         await region.until_state(wanted.server.uid, Server.ACTIVE)
     await _bury(cloud)
     async with _leaders(cloud, delete):

@@ -107,7 +107,8 @@ async def test_the_cell_lists_what_it_holds(cloud: Cloud) -> None:
 
 async def _read(region: Region, token: str, until: Any) -> tuple[list[cell_pb2.Fact], str, bool]:
     """Read facts until `until(facts)`; return them, the last token, and whether all was sent."""
-    facts, complete = [], False
+    facts: list[cell_pb2.Fact] = []
+    complete = False
     async with region.channel() as dialled, asyncio.timeout(15):
         stream: Any = cell_pb2_grpc.IntentsStub(dialled).WatchFacts(cell_pb2.WatchFactsRequest(term=region.term, resume_token=token))
         while not until(facts, complete):

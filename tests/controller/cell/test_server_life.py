@@ -44,9 +44,7 @@ async def test_children_may_arrive_before_and_after_their_server(cloud: Cloud) -
         region = world.region
         for number, order in enumerate((("server", "port", "attachment", "volume"), ("volume", "attachment", "port", "server")), start=2):
             wanted = bundle(f"s{number}", base=world.base, number=number)
-            things = dict(wanted.owned())
-            for kind in order:
-                await region.apply(kind, things[kind], **({"project_uid": "p1"} if kind == "server" else {}))
+            await region.push_owned(wanted, kinds=order)
             await region.until_state(wanted.server.uid, Server.ACTIVE)
 
 

@@ -30,8 +30,7 @@ async def up(cloud: Cloud, *names: str, vcpus: int = 4, memory_mib: int = 4096) 
             for number, (name, agent) in enumerate(agents.items(), start=1)
         }
         base = bundle("base")
-        for kind, thing in base.shared():
-            await cloud.region.apply(kind, thing, epoch=0, **({"subnets": [base.subnet]} if kind == "network" else {}))
+        await cloud.region.push_shared(base)
         await upload(cloud.region, base.image)
         await cloud.region.until(lambda: cloud.region.fact(base.image.uid).image.status.state == Image.ACTIVE, "image is ACTIVE")
         yield Up(cloud.region, base, agents, hosts)

@@ -6,7 +6,7 @@ Nothing here is a mock: the agents are the agent's own classes in this process, 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,22 +100,36 @@ class Region:
             while True:
                 try:
                     async with self.channel() as dialled:
-                        return (await cell_pb2_grpc.IntentsStub(dialled).ApplyIntent(request, timeout=3.0)).held
+                        answer: cell_pb2.ApplyIntentResponse = await cell_pb2_grpc.IntentsStub(dialled).ApplyIntent(request, timeout=3.0)
+                        return answer.held
                 except Error as error:
                     if error.reason in ("STALE_COMMAND", "ORDER_MISSING", "UID_MISMATCH"):
                         raise
                     await asyncio.sleep(0.05)
 
     async def push(self, bundle: Bundle, *, epoch: int = 1) -> None:
+        await self.push_shared(bundle)
+        await self.push_owned(bundle, epoch=epoch)
+
+    async def push_shared(self, bundle: Bundle) -> None:
+        """Push what a server needs and does not own."""
         for kind, thing in bundle.shared():
-            beside = {"subnets": [bundle.subnet]} if kind == "network" else {}
+            beside: dict[str, Any] = {"subnets": [bundle.subnet]} if kind == "network" else {}
             await self.apply(kind, thing, epoch=0, **beside)
-        await asyncio.gather(
-            *(
-                self.apply(kind, thing, epoch=epoch, **({"project_uid": "p1", "user_data": b"#cloud"} if kind == "server" else {}))
-                for kind, thing in bundle.owned()
-            )
-        )
+
+    async def push_owned(self, bundle: Bundle, *, epoch: int = 1, kinds: Sequence[str] = ()) -> None:
+        """Push a server and what it owns: all at once, or those of `kinds` in that order."""
+        things = dict(bundle.owned())
+
+        async def push(kind: str) -> None:
+            beside: dict[str, Any] = {"project_uid": "p1", "user_data": b"#cloud"} if kind == "server" else {}
+            await self.apply(kind, things[kind], epoch=epoch, **beside)
+
+        if kinds:
+            for kind in kinds:
+                await push(kind)
+        else:
+            await asyncio.gather(*(push(kind) for kind in things))
 
     async def delete(self, bundle: Bundle, *, epoch: int = 1) -> None:
         for kind, thing in bundle.owned():
@@ -327,7 +341,7 @@ def bundle(name: str = "hello", *, vcpus: int = 1, memory_mib: int = 64, base: B
         spec=Subnet.Spec(network=network.name, network_uid=network.uid, cidr="10.0.0.0/24", gateway="10.0.0.1"),
     )
     server = Server(name=f"{project}/servers/{name}", uid=new_uid(), generation=1)
-    owner = {"owner": server.name, "owner_uid": server.uid}
+    owner: dict[str, Any] = {"owner": server.name, "owner_uid": server.uid}
     volume = Volume(
         name=f"{project}/volumes/{name}-root", uid=new_uid(), generation=1, **owner,
         spec=Volume.Spec(size_gib=1, image=image.name, image_uid=image.uid, pool=pool.name, pool_uid=pool.uid),

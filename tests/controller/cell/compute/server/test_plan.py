@@ -43,7 +43,8 @@ def after(world: World, step: object) -> World:
             return replace(world, is_absent=True)
         case Wait("PARTS_LEFT"):
             return replace(world, left=())
-    raise AssertionError(f"nothing follows {step}")
+        case _:
+            raise AssertionError(f"nothing follows {step}")
 
 
 @given(_WORLDS)

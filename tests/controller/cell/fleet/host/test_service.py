@@ -13,7 +13,7 @@ from kumo.ids import new_uid
 from tests.controller.cell.up import up
 from tests.controller.cell.world import CELL, Cloud, bundle, running
 
-_SPEC = {"cell": CELL, "agent_address": "127.0.0.1:9", "tunnel_address": "127.0.0.1", "storage_address": "127.0.0.1"}
+_SPEC: dict[str, Any] = {"cell": CELL, "agent_address": "127.0.0.1:9", "tunnel_address": "127.0.0.1", "storage_address": "127.0.0.1"}
 
 
 def _create(host_id: str, **more: Any) -> cell_pb2.CreateHostRequest:

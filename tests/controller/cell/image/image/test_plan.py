@@ -45,7 +45,8 @@ def after(world: World, step: object) -> World:
             return replace(world, facts=ImageFacts(stage=ImageFacts.STAGED, received_bytes=_SIZE))
         case Wait("IMPORTING"):
             return replace(world, facts=ImageFacts(stage=ImageFacts.IMPORTED))
-    raise AssertionError(f"nothing follows {step}")
+        case _:
+            raise AssertionError(f"nothing follows {step}")
 
 
 @given(_WORLDS)

@@ -25,7 +25,8 @@ def after(world: World, step: object) -> World:
             return replace(world, ready=world.ready | host_uids)
         case Wait("IN_USE"):
             return replace(world, with_ports=frozenset(), ready=frozenset(["h1", "h2", "h3"]))
-    raise AssertionError(f"nothing follows {step}")
+        case _:
+            raise AssertionError(f"nothing follows {step}")
 
 
 @given(_WORLDS)

@@ -34,7 +34,8 @@ def after(world: World, step: object) -> World:
             return replace(world, is_host_ready=True)
         case Wait("BINDING"):
             return replace(world, is_bound=True)
-    raise AssertionError(f"nothing follows {step}")
+        case _:
+            raise AssertionError(f"nothing follows {step}")
 
 
 @given(_WORLDS)

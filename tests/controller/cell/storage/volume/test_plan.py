@@ -31,7 +31,8 @@ def after(world: World, step: object) -> World:
             return replace(world, is_pool_known=True)
         case Wait("IMAGE_NOT_READY"):
             return replace(world, waits_for_image=False)
-    raise AssertionError(f"nothing follows {step}")
+        case _:
+            raise AssertionError(f"nothing follows {step}")
 
 
 @given(_WORLDS)
