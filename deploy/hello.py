@@ -108,12 +108,12 @@ def start_server(session: Session) -> None:
     _create(session, NOUNS["server"], SERVER, Server(spec=spec))
 
 
-def _runs_since(session: Session, name: str, moment: float) -> bool:
+def _runs_since(session: Session, name: str, moment: int) -> bool:
     """Whether the server's process was started after `moment`: what was reported before a power failure is still there after it."""
-    return bool(get(session, NOUNS["server"], name).status.start_time.ToSeconds() >= int(moment))
+    return bool(get(session, NOUNS["server"], name).status.start_time.ToSeconds() >= moment)
 
 
-def run(lab: Lab, steps: Steps, booted: float) -> None:
+def run(lab: Lab, steps: Steps, booted: int) -> None:
     """Do all of it on the first run; later, follow `hello` if it is still there and meant to run. Raises Failure.
 
     `booted` is when the host was started, in seconds since the epoch.

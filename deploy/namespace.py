@@ -43,7 +43,9 @@ DEVICES = {
     "vhost-net": 0o660,
     "kvm": 0o660,
 }
-FILES = {"/etc/hosts": "run/hosts", "/etc/resolv.conf": "run/resolv.conf"}
+FILES = {name: f"run/{Path(name).name}" for name in ("/etc/hosts", "/etc/resolv.conf", "/etc/passwd", "/etc/group")}
+# libvirtd does not start without a user of this name, even when it is told to use another.
+LIBVIRT_USER = "libvirt-qemu"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -126,6 +128,16 @@ def _write_names(state: Path, hostname: str) -> None:
     """The host knows its own name and asks no name server for it: libvirt asks at each start of a guest, and waits for the answer."""
     (state / "run" / "hosts").write_text(f"127.0.0.1 localhost {hostname}\n::1 localhost\n")
     (state / "run" / "resolv.conf").write_text("# nothing here needs names of elsewhere\n")
+    entries = {
+        "passwd": f"{LIBVIRT_USER}:x:{User.QEMU:d}:{User.QEMU:d}::/:/usr/sbin/nologin\n",
+        "group": f"{LIBVIRT_USER}:x:{User.QEMU:d}:\n",
+    }
+    for name, entry in entries.items():
+        text = Path("/etc", name).read_text()
+        known = f"\n{LIBVIRT_USER}:" in f"\n{text}"
+        (state / "run" / name).write_text(text if known else text.rstrip("\n") + f"\n{entry}")
+    for name in (*entries, "hosts", "resolv.conf"):
+        (state / "run" / name).chmod(0o644)
 
 
 def missing_targets() -> list[Path]:

@@ -31,8 +31,8 @@ RUN = {
     "ceph-common": "tools that make Ceph's keys",
     "e2fsprogs": "mke2fs, which makes the guest image's file system",
     "kmod": "modprobe, for the kernel module that shows bridged packets to packet rules",
-    "iproute2": "links and namespaces, to look at by hand",
-    "nftables": "nft, to look at packet rules by hand",
+    "iproute2": "ip, to try what the kernel can, and to look at links by hand",
+    "nftables": "nft, to try what the kernel can, and to look at packet rules by hand",
 }
 DEVELOP = {
     "iputils-ping": "tests of tenants' networks",

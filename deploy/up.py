@@ -58,11 +58,18 @@ def only_one(lab: Lab) -> Iterator[None]:
         os.close(lock)
 
 
+def _is_complete(lab: Lab, only: str) -> bool:
+    """Whether the last start since the boot came to its end. `all` is more than `base`."""
+    record = lab.run / "complete"
+    return record.exists() and (only == "base" or record.read_text() == "all")
+
+
 def up(lab: Lab, only: str) -> int:
-    if control.is_up(lab):
+    running = control.is_up(lab)
+    if running and _is_complete(lab, only):
         print(f"already up: {lab.state}, ports from {lab.port_base}. {TRY}")
         return 0
-    if problems := preflight.problems(lab):
+    if not running and (problems := preflight.problems(lab)):
         for problem in problems:
             fail(problem.what, problem.because, problem.fix)
         return 1
@@ -72,21 +79,25 @@ def up(lab: Lab, only: str) -> int:
         return 1
     with only_one(lab):
         steps = Steps()
-        steps.say(f"starting a region in {lab.state}, ports from {lab.port_base}")
-        _start(lab, steps, etcd, only)
+        steps.say(f"{'going on with' if running else 'starting'} a region in {lab.state}, ports from {lab.port_base}")
+        base.prepare(lab, steps, etcd)
+        processes.prepare(lab, etcd)
+        _start(lab, steps, only)
+        (lab.run / "complete").write_text(only)
         steps.say(f"up in {steps.total_s:.1f} s. {TRY if only == 'all' else ''}".rstrip())
     return 0
 
 
-def _start(lab: Lab, steps: Steps, etcd: Etcd, only: str) -> None:
-    base.prepare(lab, steps, etcd)
-    processes.prepare(lab, etcd)
+def _start(lab: Lab, steps: Steps, only: str) -> None:
+    """Boot the host unless it runs already, and bring up what is missing on it."""
     everything = base.services(lab) + (processes.services(lab) if only == "all" else [])
     # A host that has run before boots as hosts do: all at once, and each waits for what it needs.
     control.write_services(lab, base.services(lab) if base.is_new(lab) else everything)
-    booted = time.time()
-    with steps.step(f"host {lab.host}"):
-        base.boot(lab)
+    if not control.is_up(lab):
+        (lab.run / "complete").unlink(missing_ok=True)
+        (lab.run / "booted").write_text(str(int(time.time())))
+        with steps.step(f"host {lab.host}"):
+            base.boot(lab)
     base.wait_until_serving(lab, steps)
     if only != "all":
         return
@@ -98,7 +109,7 @@ def _start(lab: Lab, steps: Steps, etcd: Etcd, only: str) -> None:
         for name, port in processes.METRICS.items():
             control.wait_for(name, partial(_answers, lab, name, port), START_S)
         control.wait_for("the region's API", lambda: hello.serves(session), START_S)
-    hello.run(lab, steps, booted)
+    hello.run(lab, steps, int((lab.run / "booted").read_text()))
 
 
 def _answers(lab: Lab, name: str, port: Port) -> bool:

@@ -117,6 +117,15 @@ def test_up_again_says_so_and_changes_nothing(running: Lab) -> None:
     assert control.processes(running) == before
 
 
+def test_a_start_that_was_interrupted_goes_on(lab: Lab) -> None:
+    up(lab)
+    (lab.run / "complete").unlink()
+    control.ask(lab, "stop", name="ceph-osd")
+    control.ask(lab, "start", name="ceph-osd")
+    assert up(lab).startswith("going on")
+    assert up(lab).startswith("already up")
+
+
 def test_two_labs_beside_each_other_know_nothing_of_one_another(running: Lab, lab: Lab) -> None:
     up(lab)
     with ceph.admin(lab) as cluster, cluster.open_ioctx("volumes") as io:
