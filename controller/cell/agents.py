@@ -36,7 +36,7 @@ class Agents:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._handshakes = asyncio.Semaphore(_HANDSHAKES)
-        hosts.on_change(lambda _uid: self._changed.set())
+        hosts.on_intent(lambda _uid: self._changed.set())
 
     async def run(self) -> None:
         """Keep one session for each host for ever."""

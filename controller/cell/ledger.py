@@ -42,7 +42,8 @@ class View(Generic[M]):
         self.table = table_name(message_type)
         self._keys, self._indexes = keys, indexes
         self._replica = self._fresh()
-        self._callbacks: list[OnChange] = []
+        self._on_intent: list[OnChange] = []
+        self._on_status: list[OnChange] = []
 
     def get(self, uid: str) -> M | None:
         """Return the record with its status, or None."""
@@ -78,9 +79,13 @@ class View(Generic[M]):
             if record is not None:
                 yield record
 
-    def on_change(self, callback: OnChange) -> None:
-        """Call `callback` with the uid of each record that changes from now on."""
-        self._callbacks.append(callback)
+    def on_intent(self, callback: OnChange) -> None:
+        """Call `callback` with the uid of each record that comes, goes or whose intent changes from now on."""
+        self._on_intent.append(callback)
+
+    def on_status(self, callback: OnChange) -> None:
+        """Call `callback` with the uid of each record whose status changes from now on."""
+        self._on_status.append(callback)
 
     def load(self, items: Iterable[kv_pb2.KeyValue], revision: int) -> None:
         """Take `items` for the whole table as of `revision`, and tell of all that differs from before."""
@@ -99,8 +104,13 @@ class View(Generic[M]):
 
     def _tell(self, step: Step) -> None:
         for delta in step.deltas:
-            for callback in self._callbacks:
-                callback(delta.uid)
+            before, after = delta.before, delta.after
+            if before is None or after is None or before.intent_revision != after.intent_revision:
+                for callback in self._on_intent:
+                    callback(delta.uid)
+            if after is not None and (before is None or before.status_revision != after.status_revision):
+                for callback in self._on_status:
+                    callback(delta.uid)
 
 
 class Change:

@@ -5,6 +5,7 @@ A mark of the same server under a lesser epoch is replaced; anybody else's is no
 
 from controller.cell.cell import Cell
 from controller.cell.compute.server.desired import pool_reference
+from controller.cell.presence import host_of
 from kumo.api.agent.v1.storage_pb2 import Owner, SetOwnerRequest
 from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.errors import FailedPrecondition, NotFound, Unavailable
@@ -37,8 +38,10 @@ class Owners:
     async def clear(self, volume_uid: str, server_uid: str) -> None:
         """Return once the volume is not `server_uid`'s; that it is gone, or another's, is as good."""
         self._set.pop(volume_uid, None)
+        placement = host_of(self._cell, server_uid)
+        believed = Owner(server_uid=server_uid, host=placement.host, epoch=placement.epoch) if placement is not None else Owner()
         try:
-            await self._send(volume_uid, Owner(), Owner())
+            await self._send(volume_uid, believed, Owner())
         except NotFound:
             return
         except FailedPrecondition as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 import grpc
@@ -43,6 +44,7 @@ from kumo.rpc.client import channel
 from kumo.rpc.identity import PeerRule, Peers
 from kumo.rpc.server import INTERNAL, Server
 from kumo.store.client import Etcd
+from kumo.store.errors import Conflict
 from kumo.store.maintenance import Maintenance
 from kumo.store.plane import Plane, Sources
 from kumo.store.term import Term as StoreTerm
@@ -52,6 +54,7 @@ FORMAT_VERSION = 1
 
 GRACE_S = 2.0
 _WORKERS = 16
+_CONFLICTS = 4
 
 
 async def run_cell(config: Config, own: CellConfig, *, started: asyncio.Event | None = None) -> None:
@@ -88,6 +91,20 @@ def agent_dial(tls: TlsFiles, cell: str, region: str) -> Dial:
         return channel(address, credentials, server_name=Identity(cell, region, "agent", host).dns)
 
     return dial
+
+
+def at_once(reconcile: Callable[[str], Awaitable[float | None]]) -> Callable[[str], Awaitable[float | None]]:
+    """Return `reconcile`, called again at once when something changed under it, which is no failure and no reason to wait."""
+
+    async def reconcile_again(key: str) -> float | None:
+        for _ in range(_CONFLICTS):
+            try:
+                return await reconcile(key)
+            except Conflict:
+                continue
+        return await reconcile(key)
+
+    return reconcile_again
 
 
 class CellPlane:
@@ -150,17 +167,20 @@ class CellPlane:
 
     def _loops(self, cell: Cell, placer: Placer) -> Loops:
         records, owners = cell.records, Owners(cell)
-        loop = partial(Loop, workers=_WORKERS, clock=self._clock, rng=self._rng)
+
+        def loop(name: str, reconcile: Callable[[str], Awaitable[float | None]], keys: Callable[[], Iterable[str]] = tuple) -> Loop:
+            return Loop(name, at_once(reconcile), workers=_WORKERS, clock=self._clock, rng=self._rng, keys=keys)
+
         return Loops(
-            servers=loop("servers", ServerReconciler(cell, placer, owners).reconcile, keys=records.servers.uids),
-            volumes=loop("volumes", VolumeReconciler(cell, owners).reconcile, keys=records.volumes.uids),
-            attachments=loop("attachments", AttachmentReconciler(cell).reconcile, keys=records.attachments.uids),
-            ports=loop("ports", PortReconciler(cell).reconcile, keys=records.ports.uids),
-            networks=loop("networks", NetworkReconciler(cell).reconcile, keys=records.networks.uids),
-            images=loop("images", ImageReconciler(cell).reconcile, keys=records.images.uids),
-            pools=loop("pools", PoolReconciler(cell).reconcile, keys=records.pools.uids),
-            hosts=loop("hosts", HostReconciler(cell).reconcile, keys=records.hosts.uids),
+            servers=loop("servers", ServerReconciler(cell, placer, owners).reconcile, records.servers.uids),
+            volumes=loop("volumes", VolumeReconciler(cell, owners).reconcile, records.volumes.uids),
+            attachments=loop("attachments", AttachmentReconciler(cell).reconcile, records.attachments.uids),
+            ports=loop("ports", PortReconciler(cell).reconcile, records.ports.uids),
+            networks=loop("networks", NetworkReconciler(cell).reconcile, records.networks.uids),
+            images=loop("images", ImageReconciler(cell).reconcile, records.images.uids),
+            pools=loop("pools", PoolReconciler(cell).reconcile, records.pools.uids),
+            hosts=loop("hosts", HostReconciler(cell).reconcile, records.hosts.uids),
             acknowledgements=loop("acknowledgements", Acknowledgements(cell).reconcile),
-            ends=loop("ends", partial(ends.sweep, cell), keys=records.ends.uids),
-            audits=loop("audits", VolumeAudit(cell).reconcile, keys=records.pools.uids),
+            ends=loop("ends", partial(ends.sweep, cell), records.ends.uids),
+            audits=loop("audits", VolumeAudit(cell).reconcile, records.pools.uids),
         )

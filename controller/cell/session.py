@@ -41,11 +41,14 @@ Dial = Callable[[str, str], Awaitable[grpc.aio.Channel]]
 
 
 class Listener(Protocol):
-    """Whom a session tells that something changed. Called on the event loop's thread; returns at once."""
+    """Whom a session tells that something changed. Called on the event loop's thread; returns at once.
+
+    `is_gone`: nothing of it is on the host, or it is not known what was of it before.
+    """
 
     def host_changed(self, host_uid: str) -> None: ...
-    def server_changed(self, host_uid: str, uid: str) -> None: ...
-    def port_changed(self, host_uid: str, uid: str) -> None: ...
+    def server_changed(self, host_uid: str, uid: str, *, is_gone: bool) -> None: ...
+    def port_changed(self, host_uid: str, uid: str, *, is_gone: bool) -> None: ...
 
 
 class Session:
@@ -210,9 +213,9 @@ class Session:
         log.info("host answers", host=self.name, servers=len(servers), ports=len(ports))
         self._listener.host_changed(self.host_uid)
         for uid in touched_servers:
-            self._listener.server_changed(self.host_uid, uid)
+            self._listener.server_changed(self.host_uid, uid, is_gone=True)
         for uid in touched_ports:
-            self._listener.port_changed(self.host_uid, uid)
+            self._listener.port_changed(self.host_uid, uid, is_gone=True)
 
     def _lost(self, why: str, now: float) -> None:
         self.why_silent = why
@@ -231,7 +234,7 @@ class Session:
         if facts.power != compute_pb2.ServerFacts.ABSENT:
             self.acknowledged.discard(facts.uid)
         if facts != known:
-            self._listener.server_changed(self.host_uid, facts.uid)
+            self._listener.server_changed(self.host_uid, facts.uid, is_gone=facts.power == compute_pb2.ServerFacts.ABSENT)
 
     def _note_port(self, facts: network_pb2.PortFacts, *, is_answer: bool = False) -> None:
         known = self.ports.get(facts.uid)
@@ -241,7 +244,7 @@ class Session:
         if facts.binding != network_pb2.PortFacts.ABSENT:
             self.acknowledged.discard(facts.uid)
         if facts != known:
-            self._listener.port_changed(self.host_uid, facts.uid)
+            self._listener.port_changed(self.host_uid, facts.uid, is_gone=facts.binding == network_pb2.PortFacts.ABSENT)
 
 
 def _is_older(held: Stamp, known: Stamp, *, is_answer: bool) -> bool:

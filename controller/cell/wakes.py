@@ -44,15 +44,18 @@ class Wakes:
         """Wake `loops` from now on."""
         self._loops, self._sessions = loops, sessions
         records = self._records
+        # Who wrote a status need not look again because of it: those who wait for it are woken.
         for view, woken in (
             (records.servers, self._server), (records.volumes, self._volume), (records.attachments, self._attachment),
             (records.ports, self._port), (records.networks, self._network), (records.images, self._image), (records.pools, self._pool),
             (records.placements, self._server), (records.orders, self._order), (records.ends, self._end),
         ):
-            view.on_change(woken)
-        records.hosts.on_change(loops.hosts.add)
-        records.bookings.on_change(loops.hosts.add)
-        records.stagings.on_change(loops.images.add)
+            view.on_intent(woken)
+        records.volumes.on_status(self._attached)
+        records.images.on_status(self._cloned)
+        records.hosts.on_intent(loops.hosts.add)
+        records.bookings.on_intent(loops.hosts.add)
+        records.stagings.on_intent(loops.images.add)
 
     def host_changed(self, host_uid: str) -> None:
         if self._loops is None:
@@ -68,20 +71,28 @@ class Wakes:
                            (self._loops.pools, self._records.pools.uids())):
             _add(loop.add, uids)
 
-    def server_changed(self, host_uid: str, uid: str) -> None:
-        self._server(uid)
-        if self._loops is not None:
+    def server_changed(self, host_uid: str, uid: str, *, is_gone: bool) -> None:
+        if self._loops is None:
+            return
+        if is_gone:
+            self._server(uid)
             self._loops.acknowledgements.add(host_uid)
+            return
+        self._loops.servers.add(uid)
+        for attachment in self._records.attachments.find("server", uid):
+            self._loops.attachments.add(attachment.uid)
 
-    def port_changed(self, host_uid: str, uid: str) -> None:
+    def port_changed(self, host_uid: str, uid: str, *, is_gone: bool) -> None:
         if self._loops is None:
             return
         self._loops.ports.add(uid)
-        self._loops.acknowledgements.add(host_uid)
         port = self._records.ports.get(uid)
         if port is not None:
-            self._loops.networks.add(port.spec.network_uid)
             self._loops.servers.add(port.spec.server_uid)
+        if is_gone:
+            self._loops.acknowledgements.add(host_uid)
+            if port is not None:
+                self._loops.networks.add(port.spec.network_uid)
 
     def image_touched(self, uid: str) -> None:
         """Some bytes of an image arrived."""
@@ -110,7 +121,13 @@ class Wakes:
         if self._loops is None:
             return
         self._loops.volumes.add(uid)
-        for attachment in self._records.attachments.find("volume", uid):
+        self._attached(uid)
+
+    def _attached(self, volume_uid: str) -> None:
+        """Whether a volume is ready: its servers wait for it."""
+        if self._loops is None:
+            return
+        for attachment in self._records.attachments.find("volume", volume_uid):
             self._loops.servers.add(attachment.spec.server_uid)
 
     def _attachment(self, uid: str) -> None:
@@ -143,7 +160,13 @@ class Wakes:
         if self._loops is None:
             return
         self._loops.images.add(uid)
-        for volume in self._records.volumes.find("image", uid):
+        self._cloned(uid)
+
+    def _cloned(self, image_uid: str) -> None:
+        """Whether an image is ready: volumes that are cloned from it wait for it."""
+        if self._loops is None:
+            return
+        for volume in self._records.volumes.find("image", image_uid):
             self._loops.volumes.add(volume.uid)
 
     def _pool(self, uid: str) -> None:

@@ -46,9 +46,10 @@ class Placer:
     def follow(self) -> None:
         """Take in all hosts, and follow them from now on."""
         records = self._cell.records
-        records.hosts.on_change(self._refresh)
-        records.bookings.on_change(self._refresh)
-        records.policies.on_change(lambda _uid: self._refresh_all())
+        records.hosts.on_intent(self._refresh)
+        records.hosts.on_status(self._refresh)
+        records.bookings.on_intent(self._refresh)
+        records.policies.on_intent(lambda _uid: self._refresh_all())
         self._refresh_all()
 
     async def place(self, server: Server, order: Order) -> bool:

@@ -99,6 +99,10 @@ class PortReconciler:
         placement = host_of(self._cell, port.spec.server_uid) if port.spec.server_uid else None
         session = self._cell.agents.get(placement.host_uid) if placement is not None else None
         facts = session.ports.get(port.uid) if session is not None else None
+        if placement is None and step is None and port.spec.server_uid and not port.HasField("status"):
+            return  # its server is about to be placed
+        if isinstance(step, Wait) and step.why == "BINDING" and not port.HasField("status"):
+            return  # that it is being bound is plain until something else is so
         part = Port(uid=port.uid)
         after = part.status
         after.observed_generation = port.generation

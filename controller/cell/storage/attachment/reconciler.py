@@ -37,6 +37,8 @@ class AttachmentReconciler:
         return session.servers.get(attachment.spec.server_uid) if session is not None else None
 
     async def _report(self, attachment: Attachment, facts: ServerFacts | None, step: Step | None, *, is_leaving: bool) -> None:
+        if isinstance(step, Wait) and not is_leaving and not attachment.HasField("status"):
+            return  # that it is being attached is plain until something else is so
         part = Attachment(uid=attachment.uid)
         after = part.status
         after.observed_generation = attachment.generation
