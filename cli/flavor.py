@@ -1,7 +1,5 @@
 """`kumo flavor`: create, beside the standard commands."""
 
-from typing import Any
-
 import click
 
 from cli import standard
@@ -19,9 +17,7 @@ command = standard.group("flavor")
 @click.option("--disk", "disk_gib", required=True, type=int, help="GiB of root disk.")
 @standard.create_options
 @pass_session
-def create(session: Session, name: str, vcpus: int, memory_mib: int, disk_gib: int, **given: Any) -> None:
-    flavor = message_of(NOUN, "Flavor")(labels=standard.parse_labels(given["labels"]))
+def create(session: Session, name: str, vcpus: int, memory_mib: int, disk_gib: int, how: standard.Creation) -> None:
+    flavor = message_of(NOUN, "Flavor")()
     flavor.spec.vcpus, flavor.spec.memory_mib, flavor.spec.disk_gib = vcpus, memory_mib, disk_gib
-    standard.create(
-        session, NOUN, name, flavor, dry_run=given["dry_run"], wait=given["wait"], timeout=given["timeout"], output=given["output"]
-    )
+    standard.create(session, NOUN, name, flavor, how)

@@ -1,7 +1,5 @@
 """`kumo host`: create, cordon and uncordon, beside the standard commands."""
 
-from typing import Any
-
 import click
 
 from cli import standard
@@ -23,14 +21,19 @@ command = standard.group("host")
 @standard.create_options
 @pass_session
 def create(
-    session: Session, name: str, cell: str, agent_address: str, address: str, tunnel_address: str, storage_address: str, **given: Any
+    session: Session,
+    name: str,
+    cell: str,
+    agent_address: str,
+    address: str,
+    tunnel_address: str,
+    storage_address: str,
+    how: standard.Creation,
 ) -> None:
-    host = message_of(NOUN, "Host")(labels=standard.parse_labels(given["labels"]))
+    host = message_of(NOUN, "Host")()
     host.spec.cell, host.spec.agent_address = cell, agent_address
     host.spec.tunnel_address, host.spec.storage_address = tunnel_address or address, storage_address or address
-    standard.create(
-        session, NOUN, name, host, dry_run=given["dry_run"], wait=given["wait"], timeout=given["timeout"], output=given["output"]
-    )
+    standard.create(session, NOUN, name, host, how)
 
 
 def _cordon(session: Session, name: str, cordoned: bool) -> None:

@@ -1,7 +1,7 @@
 """`kumo image`: create with upload, and upload again where one was cut; beside the standard commands."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -25,25 +25,16 @@ command = standard.group("image")
 @click.option("--pool", type=NounName("pool"), default=None, help="The pool to keep it in.")
 @standard.create_options
 @pass_session
-def create(session: Session, name: str, file: Path, form: str, **given: Any) -> None:
-    size = size_of(file)
-    image = message_of(NOUN, "Image")(labels=standard.parse_labels(given["labels"]))
+def create(session: Session, name: str, file: Path, form: str, sha256: str, pool: str | None, how: standard.Creation) -> None:
+    image = message_of(NOUN, "Image")()
     image.spec.format = form.upper()
-    image.spec.size_bytes = size
-    image.spec.sha256 = given["sha256"].lower()
-    image.spec.pool = session.full_name(NOUNS["pool"], given["pool"]) if given["pool"] else ""
-    created = standard.create(
-        session,
-        NOUN,
-        name,
-        image,
-        dry_run=given["dry_run"],
-        wait="no",
-        timeout=given["timeout"],
-        output="none" if given["output"] == "table" else given["output"],
-    )
-    if not given["dry_run"]:
-        _upload(session, created.name, file, given["wait"], given["timeout"])
+    image.spec.size_bytes = size_of(file)
+    image.spec.sha256 = sha256.lower()
+    image.spec.pool = session.full_name(NOUNS["pool"], pool) if pool else ""
+    first = replace(how, waiting=replace(how.waiting, wanted=False), output="name" if how.output == "table" else how.output)
+    created = standard.create(session, NOUN, name, image, first)
+    if not how.dry_run:
+        _upload(session, created.name, file, how.waiting)
 
 
 @command.command("upload", help="Go on with an upload that was cut. Example: kumo image upload deb --file deb.qcow2")
@@ -51,24 +42,21 @@ def create(session: Session, name: str, file: Path, form: str, **given: Any) -> 
 @click.option("--file", "file", required=True, type=click.Path(path_type=Path), help="The file to upload.")
 @standard.wait_options
 @pass_session
-def upload(session: Session, name: str, file: Path, wait: str | None, timeout: float) -> None:
+def upload(session: Session, name: str, file: Path, waiting: standard.Waiting) -> None:
     size_of(file)
-    _upload(session, session.full_name(NOUN, name), file, wait, timeout)
+    _upload(session, session.full_name(NOUN, name), file, waiting)
 
 
-def _upload(session: Session, name: str, file: Path, wait: str | None, timeout: float) -> None:
+def _upload(session: Session, name: str, file: Path, waiting: standard.Waiting) -> None:
     from cli.upload import upload_file
 
     upload_file(session, NOUN, name, file)
     own_id = name.rsplit("/", 1)[-1]
-    if wait == "no":
+    # An upload is a wait already, so the short rest of it is waited for also when nobody is looking.
+    if waiting.wanted is False:
         print(f"image/{own_id} uploaded")
         return
-    # An upload is a wait already, so the short rest of it is waited for also when nobody is looking.
-    from cli.wait import follow
-
-    image = follow(session, NOUN, name, wait or "settled", timeout)
-    print(f"image/{own_id} {standard.state_of(image)}")
+    print(f"image/{own_id} {standard.state_of(standard.follow(session, NOUN, name, waiting))}")
 
 
 def size_of(file: Path) -> int:

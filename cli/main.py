@@ -57,6 +57,11 @@ class Root(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take --wait=CONDITION for --wait --for CONDITION: with a value that may be left out, --wait would eat the word after it."""
+        spelt = [part for word in args for part in (("--wait", "--for", word[7:]) if word.startswith("--wait=") else (word,))]
+        return super().parse_args(ctx, spelt)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if name not in _COMMANDS:

@@ -1,7 +1,5 @@
 """`kumo network`: create, with a subnet where one is named, beside the standard commands."""
 
-from typing import Any
-
 import click
 
 from cli import standard
@@ -20,12 +18,11 @@ command = standard.group("network")
 @click.option("--cidr", default="", help="Also create a subnet of the same name with this range.")
 @standard.create_options
 @pass_session
-def create(session: Session, name: str, mtu: int, cidr: str, **given: Any) -> None:
-    network = message_of(NOUN, "Network")(labels=standard.parse_labels(given["labels"]))
+def create(session: Session, name: str, mtu: int, cidr: str, how: standard.Creation) -> None:
+    network = message_of(NOUN, "Network")()
     network.spec.mtu = mtu
-    options = {"dry_run": given["dry_run"], "wait": given["wait"], "timeout": given["timeout"]}
-    created = standard.create(session, NOUN, name, network, output=given["output"], **options)
-    if cidr and not given["dry_run"]:
+    created = standard.create(session, NOUN, name, network, how)
+    if cidr and not how.dry_run:
         subnet = message_of(NOUNS["subnet"], "Subnet")()
         subnet.spec.network, subnet.spec.cidr = created.name, cidr
-        standard.create(session, NOUNS["subnet"], name, subnet, output=given["output"], **options)
+        standard.create(session, NOUNS["subnet"], name, subnet, how)

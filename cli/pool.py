@@ -1,7 +1,5 @@
 """`kumo pool`: create, beside the standard commands."""
 
-from typing import Any
-
 import click
 
 from cli import standard
@@ -24,12 +22,17 @@ command = standard.group("pool")
 @standard.create_options
 @pass_session
 def create(
-    session: Session, name: str, driver: str, volume_pool: str, image_pool: str, cells: tuple[str, ...], is_default: bool, **given: Any
+    session: Session,
+    name: str,
+    driver: str,
+    volume_pool: str,
+    image_pool: str,
+    cells: tuple[str, ...],
+    is_default: bool,
+    how: standard.Creation,
 ) -> None:
-    pool = message_of(NOUN, "Pool")(labels=standard.parse_labels(given["labels"]))
+    pool = message_of(NOUN, "Pool")()
     pool.spec.driver = driver.upper()
     pool.spec.volume_pool, pool.spec.image_pool, pool.spec.default = volume_pool, image_pool, is_default
     pool.spec.cells.extend(cells)
-    standard.create(
-        session, NOUN, name, pool, dry_run=given["dry_run"], wait=given["wait"], timeout=given["timeout"], output=given["output"]
-    )
+    standard.create(session, NOUN, name, pool, how)

@@ -1,7 +1,5 @@
 """`kumo port`: create, beside the standard commands."""
 
-from typing import Any
-
 import click
 
 from cli import standard
@@ -20,11 +18,9 @@ command = standard.group("port")
 @click.option("--address", default="", help="The IP address; else a free one.")
 @standard.create_options
 @pass_session
-def create(session: Session, name: str, network: str, subnet: str | None, address: str, **given: Any) -> None:
-    port = message_of(NOUN, "Port")(labels=standard.parse_labels(given["labels"]))
+def create(session: Session, name: str, network: str, subnet: str | None, address: str, how: standard.Creation) -> None:
+    port = message_of(NOUN, "Port")()
     port.spec.network = session.full_name(NOUNS["network"], network)
     port.spec.subnet = session.full_name(NOUNS["subnet"], subnet) if subnet else ""
     port.spec.address = address
-    standard.create(
-        session, NOUN, name, port, dry_run=given["dry_run"], wait=given["wait"], timeout=given["timeout"], output=given["output"]
-    )
+    standard.create(session, NOUN, name, port, how)

@@ -32,7 +32,7 @@ command = standard.group("server")
 @click.option("--pool", type=NounName("pool"), default=None, help="The pool of the root disk.")
 @standard.create_options
 @pass_session
-def create(session: Session, name: str, **given: Any) -> None:
+def create(session: Session, name: str, how: standard.Creation, **given: Any) -> None:
     if not given["networks"] and not given["ports"]:
         raise Failure(
             "a server needs an interface",
@@ -40,7 +40,7 @@ def create(session: Session, name: str, **given: Any) -> None:
             f"kumo server create {name} … --network NETWORK",
             Exit.USAGE,
         )
-    server = message_of(NOUN, "Server")(labels=standard.parse_labels(given["labels"]))
+    server = message_of(NOUN, "Server")()
     server.spec.flavor = session.full_name(NOUNS["flavor"], given["flavor"])
     server.spec.image = session.full_name(NOUNS["image"], given["image"])
     server.spec.disk_gib = given["disk_gib"] or 0
@@ -55,9 +55,7 @@ def create(session: Session, name: str, **given: Any) -> None:
         )
     if given["user_data"]:
         server.spec.user_data = read(given["user_data"])
-    standard.create(
-        session, NOUN, name, server, dry_run=given["dry_run"], wait=given["wait"], timeout=given["timeout"], output=given["output"]
-    )
+    standard.create(session, NOUN, name, server, how)
 
 
 def read(file: str) -> bytes:
@@ -70,7 +68,7 @@ def read(file: str) -> bytes:
         raise Failure(f'cannot read "{file}"', error.strerror or str(error), "name a file that you may read", Exit.USAGE) from error
 
 
-def _verb(session: Session, verb: str, names: tuple[str, ...], wait: str | None, timeout: float, **fields: Any) -> None:
+def _verb(session: Session, verb: str, names: tuple[str, ...], waiting: standard.Waiting, **fields: Any) -> None:
     """Send one verb to each server; with waiting, follow each until it has settled."""
     full = [session.full_name(NOUN, name) for name in names]
     for name in full:
@@ -78,11 +76,9 @@ def _verb(session: Session, verb: str, names: tuple[str, ...], wait: str | None,
         request = message_of(NOUN, f"{verb}ServerRequest")(name=name, request_id=str(uuid.uuid4()), **fields)
         session.client.unary(NOUN.method(verb), request, message_of(NOUN, "Server"), doing=f'{verb.lower()} server "{own_id}"')
         print(f"server/{own_id} {verb.lower()} asked for")
-    if standard.wait_is_on(wait):
-        from cli.wait import follow
-
+    if waiting.is_on:
         for name in full:
-            server = follow(session, NOUN, name, wait or "settled", timeout)
+            server = standard.follow(session, NOUN, name, waiting)
             print(f"server/{name.rsplit('/', 1)[-1]} {standard.state_of(server)}")
 
 
@@ -90,8 +86,8 @@ def _verb(session: Session, verb: str, names: tuple[str, ...], wait: str | None,
 @click.argument("names", nargs=-1, required=True, type=NounName("server"))
 @standard.wait_options
 @pass_session
-def start(session: Session, names: tuple[str, ...], wait: str | None, timeout: float) -> None:
-    _verb(session, "Start", names, wait, timeout)
+def start(session: Session, names: tuple[str, ...], waiting: standard.Waiting) -> None:
+    _verb(session, "Start", names, waiting)
 
 
 @command.command("stop", help="Stop servers: ask the guest, and cut the power after 60 s. Example: kumo server stop web1 --hard")
@@ -99,8 +95,8 @@ def start(session: Session, names: tuple[str, ...], wait: str | None, timeout: f
 @click.option("--hard", is_flag=True, help="Cut the power at once.")
 @standard.wait_options
 @pass_session
-def stop(session: Session, names: tuple[str, ...], hard: bool, wait: str | None, timeout: float) -> None:
-    _verb(session, "Stop", names, wait, timeout, mode="STOP_MODE_HARD" if hard else "STOP_MODE_UNSPECIFIED")
+def stop(session: Session, names: tuple[str, ...], hard: bool, waiting: standard.Waiting) -> None:
+    _verb(session, "Stop", names, waiting, mode="STOP_MODE_HARD" if hard else "STOP_MODE_UNSPECIFIED")
 
 
 @command.command("reboot", help="Reboot servers. Example: kumo server reboot web1 --hard --wait")
@@ -108,8 +104,8 @@ def stop(session: Session, names: tuple[str, ...], hard: bool, wait: str | None,
 @click.option("--hard", is_flag=True, help="Cut the power at once.")
 @standard.wait_options
 @pass_session
-def reboot(session: Session, names: tuple[str, ...], hard: bool, wait: str | None, timeout: float) -> None:
-    _verb(session, "Reboot", names, wait, timeout, mode="REBOOT_MODE_HARD" if hard else "REBOOT_MODE_UNSPECIFIED")
+def reboot(session: Session, names: tuple[str, ...], hard: bool, waiting: standard.Waiting) -> None:
+    _verb(session, "Reboot", names, waiting, mode="REBOOT_MODE_HARD" if hard else "REBOOT_MODE_UNSPECIFIED")
 
 
 @command.command("console", help="Attach to the serial console; Ctrl-] leaves it. Example: kumo server console web1")

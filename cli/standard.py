@@ -1,5 +1,10 @@
 """The commands that every noun has: list, show, set, delete and wait, made from the table of nouns."""
 
+import functools
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -9,6 +14,7 @@ from cli.failure import Failure
 from cli.nouns import NOUNS, Noun
 from cli.output import output_options, print_list, print_one
 from cli.session import Session, message_of, pass_session
+from cli.terminal import is_terminal
 
 
 def group(singular: str, *, mutable: bool = True) -> click.Group:
@@ -128,18 +134,16 @@ def _delete(noun: Noun) -> click.Command:
     @wait_options
     @click.option("--dry-run", is_flag=True, help="Check everything and change nothing.")
     @pass_session
-    def run(session: Session, names: tuple[str, ...], wait: str | None, timeout: float, dry_run: bool) -> None:
+    def run(session: Session, names: tuple[str, ...], waiting: Waiting, dry_run: bool) -> None:
         full = [session.full_name(noun, name) for name in names]
         for name in full:
             request = message_of(noun, f"Delete{noun.message}Request")(name=name, validate_only=dry_run)
             own_id = name.rsplit("/", 1)[-1]
             session.client.unary(noun.method("Delete"), request, message_of(noun, noun.message), doing=f'delete {noun.singular} "{own_id}"')
             print(f"{noun.singular}/{own_id} {'could be deleted' if dry_run else 'is being deleted'}")
-        if wait_is_on(wait) and not dry_run:
-            from cli.wait import follow
-
+        if waiting.is_on and not dry_run:
             for name in full:
-                follow(session, noun, name, "deleted", timeout)
+                follow(session, noun, name, replace(waiting, until="deleted"))
                 print(f"{noun.singular}/{name.rsplit('/', 1)[-1]} is gone")
 
     return run
@@ -158,37 +162,38 @@ def _wait(noun: Noun) -> click.Command:
     @click.option("--timeout", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="Seconds until giving up.")
     @pass_session
     def run(session: Session, name: str, until: str, timeout: float) -> None:
-        from cli.wait import follow
-
-        follow(session, noun, session.full_name(noun, name), until, timeout)
+        follow(session, noun, session.full_name(noun, name), Waiting(True, until, timeout))
 
     return run
 
 
-def wait_options(command: Any) -> Any:
-    """Add --wait[=CONDITION], --no-wait and --timeout."""
-    command = click.option("--timeout", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="Seconds until giving up.")(
-        command
-    )
-    command = click.option("--no-wait", "wait", flag_value="no", help="Return as soon as the intent is stored.")(command)
-    return click.option(
-        "--wait",
-        "wait",
-        is_flag=False,
-        flag_value="settled",
-        default=None,
-        metavar="[CONDITION]",
-        help="Wait, with a line a step; a terminal waits by default.",
-    )(command)
+@dataclass(frozen=True)
+class Waiting:
+    """Whether to wait (None: when somebody is looking), for what, and for how long."""
+
+    wanted: bool | None
+    until: str
+    timeout_s: float
+
+    @property
+    def is_on(self) -> bool:
+        return self.wanted if self.wanted is not None else is_terminal(sys.stdout) and is_terminal(sys.stderr)
 
 
-def wait_is_on(wait: str | None) -> bool:
-    """Whether to wait: as told, else when somebody is looking."""
-    import sys
+def wait_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --wait, --no-wait, --for and --timeout, and give them to the command as `waiting`."""
 
-    from cli.terminal import is_terminal
+    @functools.wraps(command)
+    def run(*arguments: Any, wait: bool | None, until: str, timeout: float, **rest: Any) -> None:
+        command(*arguments, waiting=Waiting(wait, until, timeout), **rest)
 
-    return wait != "no" and (wait is not None or (is_terminal(sys.stdout) and is_terminal(sys.stderr)))
+    for add in (
+        click.option("--timeout", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="Seconds until giving up."),
+        click.option("--for", "until", default="settled", show_default=True, help="What to wait for; --wait=ready is --wait --for ready."),
+        click.option("--wait/--no-wait", "wait", default=None, help="Wait, with a line a step; a terminal waits by default."),
+    ):
+        run = add(run)
+    return run
 
 
 def parse_labels(labels: tuple[str, ...]) -> dict[str, str]:
@@ -203,32 +208,44 @@ def parse_labels(labels: tuple[str, ...]) -> dict[str, str]:
     return parsed
 
 
-def create(
-    session: Session, noun: Noun, own_id: str, resource: Any, *, dry_run: bool, wait: str | None, timeout: float, output: str
-) -> Any:
-    """Create `resource`, wait as told, and print it; return it as it is then."""
-    import uuid
+@dataclass(frozen=True)
+class Creation:
+    """How to create: what every create is told beside the resource itself."""
 
+    labels: dict[str, str]
+    dry_run: bool
+    waiting: Waiting
+    output: str
+
+
+def create(session: Session, noun: Noun, own_id: str, resource: Any, how: Creation) -> Any:
+    """Create `resource`, wait as told, and print it; return it as it is then."""
+    resource.labels.update(how.labels)
     request = message_of(noun, f"Create{noun.message}Request")(
-        **{noun.singular: resource, f"{noun.singular}_id": own_id}, validate_only=dry_run, request_id=str(uuid.uuid4())
+        **{noun.singular: resource, f"{noun.singular}_id": own_id}, validate_only=how.dry_run, request_id=str(uuid.uuid4())
     )
     if noun.in_project:
         request.parent = session.client.parent
     created = session.client.unary(
         noun.method("Create"), request, message_of(noun, noun.message), doing=f'create {noun.singular} "{own_id}"'
     )
-    if dry_run:
+    if how.dry_run:
         print(f"{noun.singular}/{own_id} could be created")
         return created
-    if wait_is_on(wait):
-        from cli.wait import follow
-
-        created = follow(session, noun, created.name, wait or "settled", timeout)
-    if output == "table":
+    if how.waiting.is_on:
+        created = follow(session, noun, created.name, how.waiting)
+    if how.output == "table":
         print(f"{noun.singular}/{own_id} {state_of(created)}")
     else:
-        print_one(noun, created, output)
+        print_one(noun, created, how.output)
     return created
+
+
+def follow(session: Session, noun: Noun, name: str, waiting: Waiting) -> Any:
+    """Wait for one resource as told, and return it as it is then."""
+    from cli.wait import follow as follow_steps
+
+    return follow_steps(session, noun, name, waiting.until, waiting.timeout_s)
 
 
 def state_of(resource: Any) -> str:
@@ -238,13 +255,14 @@ def state_of(resource: Any) -> str:
     return cell(resource, "status.state").lower().replace("_", " ") or "created"
 
 
-def create_options(command: Any) -> Any:
-    """Add what every create takes: labels, --dry-run, waiting and output."""
-    for add in (
-        output_options,
-        wait_options,
-        click.option("--dry-run", is_flag=True, help="Check everything and change nothing."),
-        click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Set a label."),
-    ):
-        command = add(command)
-    return command
+def create_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what every create takes, and give it to the command as `how`."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, labels: tuple[str, ...], dry_run: bool, waiting: Waiting, output: str, no_headers: bool, **rest: Any) -> None:
+        del no_headers
+        command(*arguments, how=Creation(parse_labels(labels), dry_run, waiting, output), **rest)
+
+    label = click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Set a label.")
+    dry_run = click.option("--dry-run", is_flag=True, help="Check everything and change nothing.")
+    return output_options(wait_options(dry_run(label(run))))

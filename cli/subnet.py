@@ -1,7 +1,5 @@
 """`kumo subnet`: create, beside the standard commands."""
 
-from typing import Any
-
 import click
 
 from cli import standard
@@ -21,11 +19,11 @@ command = standard.group("subnet")
 @click.option("--dns", "dns_servers", multiple=True, help="A name server that guests are told of.")
 @standard.create_options
 @pass_session
-def create(session: Session, name: str, network: str, cidr: str, gateway: str, dns_servers: tuple[str, ...], **given: Any) -> None:
-    subnet = message_of(NOUN, "Subnet")(labels=standard.parse_labels(given["labels"]))
+def create(
+    session: Session, name: str, network: str, cidr: str, gateway: str, dns_servers: tuple[str, ...], how: standard.Creation
+) -> None:
+    subnet = message_of(NOUN, "Subnet")()
     subnet.spec.network = session.full_name(NOUNS["network"], network)
     subnet.spec.cidr, subnet.spec.gateway = cidr, gateway
     subnet.spec.dns_servers.extend(dns_servers)
-    standard.create(
-        session, NOUN, name, subnet, dry_run=given["dry_run"], wait=given["wait"], timeout=given["timeout"], output=given["output"]
-    )
+    standard.create(session, NOUN, name, subnet, how)

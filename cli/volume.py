@@ -1,7 +1,5 @@
 """`kumo volume`: create, beside the standard commands."""
 
-from typing import Any
-
 import click
 
 from cli import standard
@@ -20,11 +18,9 @@ command = standard.group("volume")
 @click.option("--pool", default=None, type=NounName("pool"), help="The pool to lie in.")
 @standard.create_options
 @pass_session
-def create(session: Session, name: str, size_gib: int, image: str | None, pool: str | None, **given: Any) -> None:
-    volume = message_of(NOUN, "Volume")(labels=standard.parse_labels(given["labels"]))
+def create(session: Session, name: str, size_gib: int, image: str | None, pool: str | None, how: standard.Creation) -> None:
+    volume = message_of(NOUN, "Volume")()
     volume.spec.size_gib = size_gib
     volume.spec.image = session.full_name(NOUNS["image"], image) if image else ""
     volume.spec.pool = session.full_name(NOUNS["pool"], pool) if pool else ""
-    standard.create(
-        session, NOUN, name, volume, dry_run=given["dry_run"], wait=given["wait"], timeout=given["timeout"], output=given["output"]
-    )
+    standard.create(session, NOUN, name, volume, how)
