@@ -9,6 +9,7 @@ from cli.nouns import Noun
 _UNDERWAY = frozenset(
     {
         "STATE_UNSPECIFIED",
+        "PENDING",
         "CREATING",
         "STARTING",
         "STOPPING",

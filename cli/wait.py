@@ -64,7 +64,7 @@ def follow(session: Session, noun: Noun, name: str, until: str, timeout_s: float
     steps = Steps(noun, name)
     parent = "/".join(name.split("/")[:-2])
     deadline = time.monotonic() + timeout_s
-    resource = None
+    resource, first = None, True
     try:
         for change in changes(session, noun, parent=parent, query=f'name = "{name}"', token="", deadline=deadline, on_cut=steps.cut):
             if change.kind == CHANGE_DELETED or (change.kind == CHANGE_SYNCED and resource is None):
@@ -75,6 +75,9 @@ def follow(session: Session, noun: Noun, name: str, until: str, timeout_s: float
             if until == "deleted":
                 continue
             now = progress(noun, resource, until)
+            if first and resource.generation > 1:
+                steps.skip(now)
+            first = False
             steps.show(now)
             if now.failure is not None:
                 raise now.failure
@@ -132,6 +135,10 @@ class Steps:
             self._pending = f"… {words(now.waiting_for)}"
             sys.stderr.write(f"\r\x1b[K{self._pending}")
             sys.stderr.flush()
+
+    def skip(self, now: Progress) -> None:
+        """Take what is done already as old: it was a change of something that had been made before."""
+        self._printed.update(now.done_steps)
 
     def cut(self) -> None:
         self._line("connection lost; going on from where it was")

@@ -79,14 +79,17 @@ def is_new(lab: Lab) -> bool:
     return not (lab.ceph / "osd-epoch").exists()
 
 
-def wait_until_serving(lab: Lab, steps: Steps) -> None:
-    """Wait for etcd, libvirt and Ceph side by side; make the OSD, pools and keys of a new cluster on the way."""
+def wait_until_serving(lab: Lab, steps: Steps, *, booted: bool) -> None:
+    """Wait for etcd, libvirt and Ceph side by side; make the OSD, pools and keys of a new cluster on the way.
+
+    `booted` says that the host has just been started, so that what Ceph still believes of its OSD is of before.
+    """
     libvirt_host.quiet()
 
     def wait_for_ceph() -> None:
         new = not (lab.ceph / "osd" / "made").exists()
         with ceph.admin(lab) as cluster:
-            before = ceph.epoch(cluster) if new else _epoch_before_start(lab)
+            before = ceph.epoch(cluster) if new else _epoch_before_start(lab) if booted else 0
             if new:
                 ceph.make_osd(lab, cluster)
                 control.write_services(lab, services(lab))

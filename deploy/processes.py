@@ -17,10 +17,11 @@ RESPONDER_CAPABILITIES = ["dac_override", "net_admin", "net_raw", "setgid", "set
 RUN = Path("/run/kumo")
 NAMESPACES = RUN / "netns"
 HEALTH_S = 2.0
+CONTROLLER = "kumo-controller"
 METRICS = {
     "kumo-guest-responder": Port.GUEST_METRICS,
     "kumo-agent": Port.AGENT_METRICS,
-    "kumo-controller": Port.CONTROLLER_METRICS,
+    CONTROLLER: Port.CONTROLLER_METRICS,
 }
 
 
@@ -136,7 +137,7 @@ def services(lab: Lab) -> list[Service]:
             "env": env,
         },
         {
-            "name": "kumo-controller",
+            "name": CONTROLLER,
             "argv": [*python, "controller.main", "--config", str(lab.controller / "config.toml")],
             "uid": User.CONTROLLER,
             "capabilities": [],

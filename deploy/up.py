@@ -1,6 +1,6 @@
 """`make up`: from nothing, or from whatever an earlier run left, to a region that serves; and once more is a no-op that says so.
 
-usage: python -m deploy.up [--state DIR] [--port-base N] [--host NAME] [--only base]
+usage: python -m deploy.up [--state DIR] [--port-base N] [--host NAME] [--only base|host]
 """
 
 import argparse
@@ -16,12 +16,13 @@ from pathlib import Path
 
 from cli.failure import Failure
 from deploy import base, control, etcd_binary, preflight, processes
-from deploy.etcd_binary import Etcd
 from deploy.layout import DEFAULT_PORT_BASE, DEFAULT_STATE, Lab, Port, load
 from deploy.steps import Steps, fail
 
 START_S = 60
 GIVEN_UP_STARTS = 5
+# How much is started: what Kumo stands on, also what goes on with every controller dead, everything.
+STAGES = ("base", "host", "all")
 TRY = "Try: .venv/bin/kumo server list, or kumo server console hello (Ctrl-] leaves)"
 
 
@@ -59,9 +60,9 @@ def only_one(lab: Lab) -> Iterator[None]:
 
 
 def _is_complete(lab: Lab, only: str) -> bool:
-    """Whether the last start since the boot came to its end. `all` is more than `base`."""
+    """Whether the last start since the boot came to its end, and was of as much."""
     record = lab.run / "complete"
-    return record.exists() and (only == "base" or record.read_text() == "all")
+    return record.exists() and STAGES.index(record.read_text()) >= STAGES.index(only)
 
 
 def up(lab: Lab, only: str) -> int:
@@ -90,24 +91,32 @@ def up(lab: Lab, only: str) -> int:
 
 def _start(lab: Lab, steps: Steps, only: str) -> None:
     """Boot the host unless it runs already, and bring up what is missing on it."""
-    everything = base.services(lab) + (processes.services(lab) if only == "all" else [])
+    own = [] if only == "base" else [one for one in processes.services(lab) if only == "all" or one["name"] != processes.CONTROLLER]
+    everything = base.services(lab) + own
     # A host that has run before boots as hosts do: all at once, and each waits for what it needs.
     control.write_services(lab, base.services(lab) if base.is_new(lab) else everything)
-    if not control.is_up(lab):
+    boot = not control.is_up(lab)
+    if boot:
         (lab.run / "complete").unlink(missing_ok=True)
         (lab.run / "booted").write_text(str(int(time.time())))
         with steps.step(f"host {lab.host}"):
             base.boot(lab)
-    base.wait_until_serving(lab, steps)
-    if only != "all":
-        return
-    control.write_services(lab, base.services(lab) + processes.services(lab))
+    base.wait_until_serving(lab, steps, booted=boot)
+    control.write_services(lab, everything)
     control.ask(lab, "reload")
+    names = [one["name"] for one in own]
+    if names:
+        with steps.step(", ".join(reversed(names))):
+            for name in names:
+                control.wait_for(name, partial(_answers, lab, name, processes.METRICS[name]), START_S)
+    if only == "all":
+        _say_hello(lab, steps)
+
+
+def _say_hello(lab: Lab, steps: Steps) -> None:
     from deploy import hello
 
-    with steps.step("controller, agent, guest responder"), contextlib.closing(hello.open_session(lab)) as session:
-        for name, port in processes.METRICS.items():
-            control.wait_for(name, partial(_answers, lab, name, port), START_S)
+    with steps.step("region's API"), contextlib.closing(hello.open_session(lab)) as session:
         control.wait_for("the region's API", lambda: hello.serves(session), START_S)
     hello.run(lab, steps, int((lab.run / "booted").read_text()))
 
@@ -128,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make up", description="Start a region on this machine.")
     add_lab_arguments(parser)
     parser.add_argument("--host", help="name of the one host (default h1)")
-    parser.add_argument("--only", choices=["all", "base"], default="all", help="base: etcd, Ceph and libvirt alone")
+    parser.add_argument("--only", choices=STAGES, default="all", help="base: etcd, Ceph and libvirt alone; host: no controller")
     arguments = parser.parse_args(argv)
     try:
         return up(chosen_lab(arguments), arguments.only)

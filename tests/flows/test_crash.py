@@ -12,13 +12,13 @@ import pytest
 from cli.client import Client
 from cli.contexts import load
 from cli.failure import Exit, Failure
-from deploy import control
+from deploy import control, processes
 from deploy.image import stub
 from deploy.layout import User
 from kumo.api.compute.v1.server_pb2 import CreateServerRequest, DeleteServerRequest, Server
 from tests.flows.cloud import Cloud, World, assert_nothing_left, until
 
-SERVICE = "kumo-controller"
+SERVICE = processes.CONTROLLER
 # More steps than a create or a delete takes; the walk ends by itself when a plan has not struck.
 MOST_STEPS = 60
 

@@ -86,7 +86,7 @@ def test_a_file_is_there_after_the_host_rebooted_with_no_controller(cloud: Cloud
     write_marker(cloud, guest, "two")
     uid = cloud.json("server", "show", guest)["uid"]
     cloud.power_off()
-    cloud.up("--without", "kumo-controller")
+    cloud.up("--only", "host")
     until(lambda: cloud.domains().get(uid, False), "the guest runs again with no controller", 60)
     cloud.up()
     cloud.kumo("server", "wait", guest, *READY)
