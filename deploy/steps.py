@@ -30,9 +30,9 @@ class Steps:
         try:
             yield
         except BaseException:
-            self.say(f"  ✗ {what:<44} {time.monotonic() - began:6.1f} s")
+            self.say(f"  ✗ {what:<50} {time.monotonic() - began:6.1f} s")
             raise
-        self.say(f"  ✓ {what:<44} {time.monotonic() - began:6.1f} s")
+        self.say(f"  ✓ {what:<50} {time.monotonic() - began:6.1f} s")
 
     def side_by_side(self, *jobs: tuple[str, Callable[[], None]]) -> None:
         """Run the jobs at the same time. The first failure, in the order given, is raised after all have ended."""

@@ -120,8 +120,8 @@ def test_up_again_says_so_and_changes_nothing(running: Lab) -> None:
 def test_a_start_that_was_interrupted_goes_on(lab: Lab) -> None:
     up(lab)
     (lab.run / "complete").unlink()
-    control.ask(lab, "stop", name="ceph-osd")
-    control.ask(lab, "start", name="ceph-osd")
+    control.ask(lab, "stop", name="etcd")
+    control.ask(lab, "start", name="etcd")
     assert up(lab).startswith("going on")
     assert up(lab).startswith("already up")
 
