@@ -92,9 +92,8 @@ def up(lab: Lab, only: str) -> int:
 def _start(lab: Lab, steps: Steps, only: str) -> None:
     """Boot the host unless it runs already, and bring up what is missing on it."""
     own = [] if only == "base" else [one for one in processes.services(lab) if only == "all" or one["name"] != processes.CONTROLLER]
-    everything = base.services(lab) + own
     # A host that has run before boots as hosts do: all at once, and each waits for what it needs.
-    control.write_services(lab, base.services(lab) if base.is_new(lab) else everything)
+    control.write_services(lab, base.services(lab) + ([] if base.is_new(lab) else own))
     boot = not control.is_up(lab)
     if boot:
         (lab.run / "complete").unlink(missing_ok=True)
@@ -102,7 +101,7 @@ def _start(lab: Lab, steps: Steps, only: str) -> None:
         with steps.step(f"host {lab.host}"):
             base.boot(lab)
     base.wait_until_serving(lab, steps, booted=boot)
-    control.write_services(lab, everything)
+    control.write_services(lab, base.services(lab) + own)  # listed anew: a new cluster has its OSD by now
     control.ask(lab, "reload")
     names = [one["name"] for one in own]
     if names:
