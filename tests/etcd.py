@@ -58,7 +58,9 @@ class Member:
         """Start the process without waiting for it."""
         log = self.folder.parent / f"{self.name}.log"
         with log.open("ab") as output:
-            self._process = subprocess.Popen([binary(), *self._flags], stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            # It dies with the tests, also when those are killed and can clean up nothing.
+            command = ["setpriv", "--pdeathsig", "KILL", str(binary()), *self._flags]
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
     def wait_until_open(self) -> None:
         """Return once it accepts clients, which a member does when its cluster has a leader."""
