@@ -19,19 +19,18 @@ class Acknowledgements:
         if session is None or not session.is_ready:
             return
         uids = self._recorded(session)
-        if uids:
-            await session.acknowledge(uids[:_AT_ONCE])
-            session.acknowledged.update(uids[:_AT_ONCE])
+        for start in range(0, len(uids), _AT_ONCE):
+            await session.acknowledge(uids[start : start + _AT_ONCE])
 
     def _recorded(self, session: Session) -> list[str]:
-        """Return what the agent keeps as gone, and was not told of, that is gone from the cell too, or placed elsewhere."""
+        """Return what the agent keeps as gone that is gone from the cell too, or placed elsewhere."""
         gone = [uid for uid, server in session.servers.items() if server.power == ServerFacts.ABSENT and not self._is_on(uid, session)]
         records = self._cell.records
         for uid, port in session.ports.items():
             known = records.ports.get(uid)
             if port.binding == PortFacts.ABSENT and (known is None or not self._is_on(known.spec.server_uid, session)):
                 gone.append(uid)
-        return [uid for uid in gone if uid not in session.acknowledged]
+        return gone
 
     def _is_on(self, server_uid: str, session: Session) -> bool:
         """Return whether the server is placed on that host, or may be: it is known and placed nowhere else."""

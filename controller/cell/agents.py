@@ -59,6 +59,11 @@ class Agents:
     def all(self) -> Iterator[Session]:
         yield from self._sessions.values()
 
+    @property
+    def has_storage(self) -> bool:
+        """Whether for_storage() would find a host."""
+        return any(session.has_role("storage") for session in self._sessions.values())
+
     def for_storage(self, uid: str) -> Session:
         """Return a host that does work on shared storage: the same one for the same thing as long as it answers."""
         able = [session for session in self._sessions.values() if session.has_role("storage")]

@@ -7,7 +7,7 @@ from functools import partial
 
 import grpc
 
-from controller.cell import ends, housekeeping
+from controller.cell import ends, gauges, housekeeping
 from controller.cell.acknowledgements import Acknowledgements
 from controller.cell.agents import Agents
 from controller.cell.cell import Cell
@@ -159,6 +159,7 @@ class CellPlane:
                 tasks.create_task(ledger.run())
                 tasks.create_task(agents.run())
                 tasks.create_task(housekeeping.run(cell))
+                tasks.create_task(gauges.run(cell))
                 for loop in loops.all():
                     tasks.create_task(loop.run())
                 self.leadership.begin(Term(cell, orders, FactFeed(ledger, records, orders), loops))

@@ -49,7 +49,7 @@ class Records:
         self.bookings = ledger.add(record_pb2.Booking)
         self.ends = ledger.add(record_pb2.End)
         self.stagings = ledger.add(record_pb2.Staging)
-        self.carriers = ledger.add(record_pb2.Carriers)
+        self.carriers = ledger.add(record_pb2.Carriers, {"host": lambda carriers: carriers.host_uids})
         self.policies = ledger.add(record_pb2.PlacementPolicy)
 
 

@@ -69,8 +69,6 @@ class Session:
         self.silent_since = now
         self.why_silent = "it was not dialled yet"
         self._dial, self._term, self._sequence, self._listener = dial, term, sequence, listener
-        # Ends of which the agent was told, on the present connection, that they are recorded.
-        self.acknowledged: set[str] = set()
         self._told: dict[str, bytes] = {}
         self._channel: grpc.aio.Channel | None = None
 
@@ -128,6 +126,9 @@ class Session:
         facts = (await stub.ApplyServer(request, timeout=_COMMAND_S)).facts
         self._told[uid] = what
         self._note_server(facts, is_answer=True)
+        if self.servers[uid].power == compute_pb2.ServerFacts.ABSENT:
+            # The stream may have said so before this answer; only now is it known to be by this very command.
+            self._listener.server_changed(self.host_uid, uid, is_gone=True)
         return self.servers[uid]
 
     async def apply_port(
@@ -162,6 +163,15 @@ class Session:
         await stub.AcknowledgeEnds(agent_pb2.AcknowledgeEndsRequest(term=self._term, uids=listed), timeout=_COMMAND_S)
         for uid in listed:
             self._told.pop(uid, None)
+            self._forget(uid)
+
+    def _forget(self, uid: str) -> None:
+        """Drop what the agent said of a thing that is gone, unless it has come back meanwhile."""
+        server, port = self.servers.get(uid), self.ports.get(uid)
+        if server is not None and server.power == compute_pb2.ServerFacts.ABSENT:
+            del self.servers[uid]
+        if port is not None and port.binding == network_pb2.PortFacts.ABSENT:
+            del self.ports[uid]
 
     async def _connected(self, clock: Clock, handshakes: AbstractAsyncContextManager[object]) -> None:
         """Dial, take in facts until the connection is lost."""
@@ -208,7 +218,6 @@ class Session:
         touched_servers, touched_ports = servers.keys() | self.servers.keys(), ports.keys() | self.ports.keys()
         self.servers, self.ports = servers, ports
         self._told.clear()
-        self.acknowledged.clear()
         self.is_ready = True
         log.info("host answers", host=self.name, servers=len(servers), ports=len(ports))
         self._listener.host_changed(self.host_uid)
@@ -231,8 +240,6 @@ class Session:
         if known is not None and _is_older(facts.held, known.held, is_answer=is_answer):
             return
         self.servers[facts.uid] = facts
-        if facts.power != compute_pb2.ServerFacts.ABSENT:
-            self.acknowledged.discard(facts.uid)
         if facts != known:
             self._listener.server_changed(self.host_uid, facts.uid, is_gone=facts.power == compute_pb2.ServerFacts.ABSENT)
 
@@ -241,8 +248,6 @@ class Session:
         if known is not None and _is_older(facts.held, known.held, is_answer=is_answer):
             return
         self.ports[facts.uid] = facts
-        if facts.binding != network_pb2.PortFacts.ABSENT:
-            self.acknowledged.discard(facts.uid)
         if facts != known:
             self._listener.port_changed(self.host_uid, facts.uid, is_gone=facts.binding == network_pb2.PortFacts.ABSENT)
 

@@ -64,12 +64,15 @@ class Wakes:
         self._loops.acknowledgements.add(host_uid)
         for placement in self._records.placements.find("host", host_uid):
             self._server(placement.uid)
-        for uid in self._records.carriers.uids():
-            self._loops.networks.add(uid)
-        # Work on shared storage waits for any host that answers.
-        for loop, uids in ((self._loops.volumes, self._records.volumes.uids()), (self._loops.images, self._records.images.uids()),
-                           (self._loops.pools, self._records.pools.uids())):
-            _add(loop.add, uids)
+        for carriers in self._records.carriers.find("host", host_uid):
+            self._loops.networks.add(carriers.uid)
+        # Work on shared storage waits for any host that answers: the first one that does has all of it woken.
+        if [session.host_uid for session in self._sessions() if session.has_role("storage")] == [host_uid]:
+            for loop, view in (
+                (self._loops.volumes, self._records.volumes), (self._loops.images, self._records.images),
+                (self._loops.pools, self._records.pools),
+            ):
+                _add(loop.add, view.uids())
 
     def server_changed(self, host_uid: str, uid: str, *, is_gone: bool) -> None:
         if self._loops is None:

@@ -100,7 +100,9 @@ async def _leaders(cloud: Cloud, fate: Fate) -> AsyncIterator[None]:
 
     task = asyncio.ensure_future(lead())
     try:
-        await leads.wait()
+        waiting = asyncio.ensure_future(leads.wait())
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
         yield
     finally:
         if task.done():

@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
+from prometheus_client import Counter
+
 from controller.cell.cell import Cell
 from controller.cell.conditions import Said, condition
 from controller.cell.events import WARNING, Happened, Subject
@@ -26,6 +28,8 @@ from scheduler.queue import Waiting, fitting_now
 from scheduler.snapshot import Host, HostTable, Policy, row_of
 
 log = get_logger(__name__)
+
+PLACEMENTS = Counter("kumo_cell_placements_total", "Decisions about where a server goes, by what came of them.", ["outcome"])
 
 POLICY_UID = "placement"
 _MOST_WOKEN = 64
@@ -127,6 +131,7 @@ class Placer:
             change, Subject(server.name, server.uid), Happened("PLACED", said.message, operator_message=said.operator_message), now
         )
         await cell.ledger.commit(change)
+        PLACEMENTS.labels("placed").inc()
         log.info("server placed", server=server.name, host=host, cell_epoch=epoch.cell, host_epoch=epoch.host)
 
     async def _adopt(self, server: Server, order: Order, host_uid: str, epoch: Epoch) -> None:
@@ -135,6 +140,7 @@ class Placer:
         if host is None:
             message = f"{server.name} is on a host that is not known"
             raise Unavailable("HOST_UNKNOWN", message, fix="create the host again", host_uid=host_uid)
+        PLACEMENTS.labels("adopted").inc()
         log.warning("server adopted", server=server.name, host=host.name, cell_epoch=epoch.cell, host_epoch=epoch.host)
         # Under a greater cell epoch than it is held under, it is placed there anew.
         adopted = max(epoch, Epoch(cell=order.stamp.epoch.cell, host=1), key=epoch_order)
@@ -173,6 +179,7 @@ class Placer:
         change = cell.ledger.change()
         change.put(placement, replaces=cell.records.placements.intent_revision(server.uid))
         if before is None or before.verdict.answer != Verdict.WAITING:
+            PLACEMENTS.labels("waiting").inc()
             told = Happened("WAITING", said.message, WARNING, said.fix, said.operator_message)
             cell.reporter.events.add(change, Subject(server.name, server.uid), told, now)
         await cell.ledger.commit(change)

@@ -43,7 +43,8 @@ def state(seen: Seen) -> Server.State.ValueType:
         return Server.FAILED
     facts, spec, before = seen.facts, seen.server.spec, seen.server.status
     if facts is None or facts.power not in _POWER:
-        return before.state if before.HasField("start_time") and before.state else Server.CREATING
+        was_made = before.HasField("start_time") and before.state not in (Server.STATE_UNSPECIFIED, Server.DELETING)
+        return before.state if was_made else Server.CREATING
     wants_running = spec.power != Server.OFF
     if facts.power == ServerFacts.RUNNING:
         if not wants_running:

@@ -21,6 +21,7 @@ UNKNOWN = Gauge("kumo_cell_unknown_volumes", "Volumes in the pools of this cell 
 MISSING = Gauge("kumo_cell_missing_volumes", "Volumes that are recorded as made and are in no pool.")
 
 _EVERY_S = 600.0
+_UNREACHED_S = 10.0
 _COMMAND_S = 60.0
 _LISTED = 20
 _MADE = frozenset({Volume.AVAILABLE, Volume.IN_USE})
@@ -57,6 +58,8 @@ class VolumeAudit:
         if pool is None:
             self._findings.pop(pool_uid, None)
             return None
+        if not self._cell.agents.has_storage:
+            return _UNREACHED_S
         records = self._cell.records
         made = [volume.uid for volume in records.volumes.find("pool", pool_uid) if volume.status.state in _MADE]
         session = self._cell.agents.for_storage(pool_uid)

@@ -12,6 +12,8 @@ class World:
     is_removed: bool = False
     has_failed: bool = False
     is_pool_known: bool = False
+    # Some host that does work on shared storage answers.
+    has_agent: bool = False
     # It is cloned from an image that is not imported yet, or not known here.
     waits_for_image: bool = False
     # Servers that may have it open.
@@ -51,9 +53,15 @@ def plan(world: World) -> Step | None:
             return Finish()
         if world.held_by:
             return Wait("IN_USE", world.held_by)
-        return Remove() if world.is_pool_known else Wait("POOL_UNKNOWN")
+        return _ready_to_work(world) or Remove()
     if world.is_made or world.has_failed:
         return None
+    if world.waits_for_image:
+        return Wait("IMAGE_NOT_READY")
+    return _ready_to_work(world) or Ensure()
+
+
+def _ready_to_work(world: World) -> Wait | None:
     if not world.is_pool_known:
         return Wait("POOL_UNKNOWN")
-    return Wait("IMAGE_NOT_READY") if world.waits_for_image else Ensure()
+    return None if world.has_agent else Wait("NO_STORAGE_AGENT")

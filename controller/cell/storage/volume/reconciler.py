@@ -95,6 +95,7 @@ class VolumeReconciler:
             is_removed=volume.uid in self._removed,
             has_failed=has_failed or (volume.status.state == Volume.FAILED and volume.status.observed_generation == volume.generation),
             is_pool_known=self._cell.records.pools.entry(volume.spec.pool_uid) is not None,
+            has_agent=self._cell.agents.has_storage,
             waits_for_image=bool(volume.spec.image_uid) and (image is None or image.status.state != Image.ACTIVE),
             held_by=self._held_by(volume),
         )
@@ -154,6 +155,8 @@ def _said(step: Step | None, failure: Error | None) -> Said:
             return Said("Ready", False, "IN_USE", f"it goes when it is let go of by {', '.join(what)}")
         case Wait("POOL_UNKNOWN"):
             return Said("Ready", False, "POOL_UNKNOWN", "its pool is not known in this cell yet")
+        case Wait("NO_STORAGE_AGENT"):
+            return Said("Ready", False, "NO_STORAGE_AGENT", "nothing that does work on storage answers", "wait: it goes on by itself")
         case Wait("IMAGE_NOT_READY"):
             fix = "upload the image, or wait for its import"
             return Said("Ready", False, "IMAGE_NOT_READY", "the image it is cloned from is not ready", fix)

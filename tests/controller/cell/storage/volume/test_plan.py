@@ -14,6 +14,7 @@ _WORLDS = st.builds(
     is_removed=st.booleans(),
     has_failed=st.booleans(),
     is_pool_known=st.booleans(),
+    has_agent=st.booleans(),
     waits_for_image=st.booleans(),
     held_by=st.sampled_from([(), ("server",)]),
 )
@@ -27,6 +28,8 @@ def after(world: World, step: object) -> World:
             return replace(world, is_removed=True)
         case Wait("IN_USE"):
             return replace(world, held_by=())
+        case Wait("NO_STORAGE_AGENT"):
+            return replace(world, has_agent=True)
         case Wait("POOL_UNKNOWN"):
             return replace(world, is_pool_known=True)
         case Wait("IMAGE_NOT_READY"):
