@@ -126,7 +126,11 @@ async def test_a_watch_goes_on_from_its_token_without_gap_or_repeat_through_a_ch
         async with cloud.lead():
             first = _network()
             await region.apply("network", first)
-            _facts, token, complete = await _read(region, "", lambda facts, complete: complete and any(f.uid == first.uid for f in facts))
+
+            def has_first(facts: list[cell_pb2.Fact], complete: bool) -> bool:
+                return complete and any(fact.uid == first.uid and fact.network.status.state == Network.ACTIVE for fact in facts)
+
+            _facts, token, complete = await _read(region, "", has_first)
             assert complete
             second = _network()
             second.name += "2"

@@ -323,8 +323,8 @@ async def running(work: Any) -> AsyncGenerator[None, None]:
         if task.done():
             task.result()
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        # Not `await task`: that could not tell its end from our own.
+        await asyncio.wait([task])
 
 
 def bundle(name: str = "hello", *, vcpus: int = 1, memory_mib: int = 64, base: Bundle | None = None, number: int = 1) -> Bundle:
