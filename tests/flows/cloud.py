@@ -24,7 +24,9 @@ PLANE = "/run/kumo/netns/dp"
 _KEPT = re.compile(
     r"/(event|request|end|tombstone|ended|sweep)[^/]*/|/(lead|cursor|sequence|stale|largest|incarnation|format|token-key)|/tick$|/event/|/Event/"
 )
-_COUNTER = re.compile(r"counter packets \d+ bytes \d+")
+# Counters count, and a boot's rules bear a number of their own.
+_CHANGING = re.compile(r"counter packets \d+ bytes \d+|set nonce \{[^}]*\}\s*\}")
+_RECORD = re.compile(r"^/kumo/([^/]+)/[^/]+/record/[^/]+/../([^/]+)/(\w+)$")
 _POOLS = ("volumes", "images")
 
 World = dict[str, frozenset[str]]
@@ -82,7 +84,7 @@ class Cloud(Trial):
             "disks": self.disks(),
             "links": frozenset(re.findall(r"^\d+: ([^:@]+)", self.plane("ip", "-o", "link"), re.MULTILINE)),
             "neighbours": frozenset(line.split(" used ")[0] for line in self.plane("ip", "neigh").splitlines() if "PERMANENT" in line),
-            "rules": frozenset(_COUNTER.sub("", self.plane("nft", "list", "ruleset")).splitlines()),
+            "rules": frozenset(_CHANGING.sub("", self.plane("nft", "list", "ruleset")).splitlines()),
             "namespaces": frozenset(self.inside("ls", str(Path(PLANE).parent)).split()),
             "taps": frozenset(self.inside("sh", "-c", "ls /sys/class/net").split()),
             "agent files": frozenset(_files(self.lab.agent / "state") | _files(self.lab.agent / "desired")),
@@ -112,11 +114,18 @@ def _etcd(lab: Lab, plane: str) -> grpc.Channel:
 
 def difference(before: World, after: World) -> str:
     """Return what one picture has and the other has not, a line each; empty when they are the same."""
+    stays = {found[2] for key in before["store"] if (found := _RECORD.match(key)) and found[1] == "region" and found[3] == "intent"}
     lines = []
     for part, there in before.items():
         lines += [f"{part}: gone: {item}" for item in sorted(there - after[part])]
-        lines += [f"{part}: left: {item}" for item in sorted(after[part] - there)]
+        lines += [f"{part}: left: {item}" for item in sorted(after[part] - there) if not _is_of(item, stays)]
     return "\n".join(lines)
+
+
+def _is_of(key: str, uids: set[str]) -> bool:
+    """Whether a key is a part of a record that was there before: a network that a cell has been told of since is no trace."""
+    found = _RECORD.match(key)
+    return found is not None and found[2] in uids
 
 
 def until(check: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
