@@ -79,9 +79,7 @@ def explain(hosts: Hosts, request: Request) -> Explanation:
     sets = {tuple(one.reason for one, fails in zip(FILTERS, failed[:, row], strict=True) if fails) for row in closest}
     ready = hosts.up & ~hosts.cordoned & hosts.runs_servers
     vcpus, memory_mib = _largest(hosts, np.flatnonzero(ready))
-    return Explanation(
-        request, len(hosts), tuple(removals), tuple(sorted(sets)), _close(hosts, request, closest), vcpus, memory_mib
-    )
+    return Explanation(request, len(hosts), tuple(removals), tuple(sorted(sets)), _close(hosts, request, closest), vcpus, memory_mib)
 
 
 def _largest(hosts: Hosts, rows: "np.ndarray[tuple[int], np.dtype[np.intp]]") -> tuple[int, int]:

@@ -84,7 +84,13 @@ class Agents:
             if uid not in self._sessions:
                 name = host.name.removeprefix("hosts/")
                 session = Session(
-                    uid, name, host.spec.agent_address, self._dial, self._term, lambda: next(self._count), self._listener,
+                    uid,
+                    name,
+                    host.spec.agent_address,
+                    self._dial,
+                    self._term,
+                    lambda: next(self._count),
+                    self._listener,
                     self._clock.monotonic(),
                 )
                 self._sessions[uid] = session

@@ -27,8 +27,13 @@ def conditions(before: Iterable[Condition], said: Iterable[Said], generation: in
 
 def condition(before: Condition | None, said: Said, generation: int, now: datetime) -> Condition:
     made = Condition(
-        type=said.type, status=Condition.TRUE if said.holds else Condition.FALSE, reason=said.why, message=said.message, fix=said.fix,
-        operator_message=said.operator_message, observed_generation=generation,
+        type=said.type,
+        status=Condition.TRUE if said.holds else Condition.FALSE,
+        reason=said.why,
+        message=said.message,
+        fix=said.fix,
+        operator_message=said.operator_message,
+        observed_generation=generation,
     )
     if before is not None and (before.status, before.reason) == (made.status, made.reason):
         made.since.CopyFrom(before.since)

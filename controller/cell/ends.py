@@ -28,7 +28,11 @@ def add_end(cell: Cell, change: Change, view: View[M], uid: str, *, withdrawn: b
         change.delete(view.type, uid, STATUS, replaces=entry.status_revision)
     change.delete(Order, uid, INTENT, replaces=cell.records.orders.intent_revision(uid))
     end = End(
-        name=order.name, uid=uid, kind=order.kind, stamp=order.stamp, withdrawn=withdrawn,
+        name=order.name,
+        uid=uid,
+        kind=order.kind,
+        stamp=order.stamp,
+        withdrawn=withdrawn,
         server_uid=_server_of(view.type.FromString(entry.intent)),
     )
     end.end_time.FromDatetime(cell.now())

@@ -40,9 +40,16 @@ class EventWriter:
         """Add one event to `change`, and take out the oldest of the same thing when it has too many."""
         uid = new_uid()
         event = Event(
-            name=f"{_parent(subject.name)}/events/{uid}", uid=uid, subject=subject.name, subject_uid=subject.uid,
-            severity=happened.severity, reason=happened.reason, message=happened.message, fix=happened.fix,
-            operator_message=happened.operator_message, source=self._source,
+            name=f"{_parent(subject.name)}/events/{uid}",
+            uid=uid,
+            subject=subject.name,
+            subject_uid=subject.uid,
+            severity=happened.severity,
+            reason=happened.reason,
+            message=happened.message,
+            fix=happened.fix,
+            operator_message=happened.operator_message,
+            source=self._source,
         )
         event.create_time.FromDatetime(now)
         change.append(event)

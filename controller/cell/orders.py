@@ -48,8 +48,13 @@ class Orders:
     def __init__(self, ledger: Ledger, records: Records) -> None:
         self._ledger, self._records = ledger, records
         self._views: dict[str, View[Any]] = {
-            "server": records.servers, "volume": records.volumes, "attachment": records.attachments, "port": records.ports,
-            "network": records.networks, "image": records.images, "pool": records.pools,
+            "server": records.servers,
+            "volume": records.volumes,
+            "attachment": records.attachments,
+            "port": records.ports,
+            "network": records.networks,
+            "image": records.images,
+            "pool": records.pools,
         }
         self._locks: dict[str, tuple[asyncio.Lock, int]] = defaultdict(lambda: (asyncio.Lock(), 0))
         self._obeying = asyncio.Lock()

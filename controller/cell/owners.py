@@ -79,5 +79,3 @@ def _held(error: FailedPrecondition) -> Owner | None:
     said = error.metadata
     epoch = Epoch(cell=int(said.get("held_epoch_cell", 0)), host=int(said.get("held_epoch_host", 0)))
     return Owner(server_uid=said.get("held_server_uid", ""), host=said.get("held_host", ""), epoch=epoch)
-
-

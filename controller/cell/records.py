@@ -43,9 +43,7 @@ class Records:
         self.orders = ledger.add(record_pb2.Order)
         self.obeyed = ledger.add(record_pb2.Obeyed)
         self.placements = ledger.add(record_pb2.Placement, {"host": lambda placement: [placement.host_uid], "waiting": _is_waiting})
-        self.claims = ledger.add(
-            record_pb2.Claim, {"host": lambda claim: [claim.host_uid], "server": lambda claim: [claim.server_uid]}
-        )
+        self.claims = ledger.add(record_pb2.Claim, {"host": lambda claim: [claim.host_uid], "server": lambda claim: [claim.server_uid]})
         self.bookings = ledger.add(record_pb2.Booking)
         self.ends = ledger.add(record_pb2.End)
         self.stagings = ledger.add(record_pb2.Staging)

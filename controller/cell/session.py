@@ -93,8 +93,10 @@ class Session:
         """Raises Unavailable while the agent is away."""
         if self._channel is None or not self.is_ready:
             raise Unavailable(
-                "HOST_SILENT", f"the agent of host {self.name} does not answer: {self.why_silent}",
-                fix="look at the agent of that host; the work goes on by itself when it answers", host=self.name,
+                "HOST_SILENT",
+                f"the agent of host {self.name} does not answer: {self.why_silent}",
+                fix="look at the agent of that host; the work goes on by itself when it answers",
+                host=self.name,
             )
         return self._channel
 

@@ -27,8 +27,17 @@ class Loops:
 
     def all(self) -> tuple[Loop, ...]:
         return (
-            self.servers, self.volumes, self.attachments, self.ports, self.networks, self.images, self.pools, self.hosts,
-            self.acknowledgements, self.ends, self.audits,
+            self.servers,
+            self.volumes,
+            self.attachments,
+            self.ports,
+            self.networks,
+            self.images,
+            self.pools,
+            self.hosts,
+            self.acknowledgements,
+            self.ends,
+            self.audits,
         )
 
 
@@ -46,9 +55,16 @@ class Wakes:
         records = self._records
         # Who wrote a status need not look again because of it: those who wait for it are woken.
         for view, woken in (
-            (records.servers, self._server), (records.volumes, self._volume), (records.attachments, self._attachment),
-            (records.ports, self._port), (records.networks, self._network), (records.images, self._image), (records.pools, self._pool),
-            (records.placements, self._server), (records.orders, self._order), (records.ends, self._end),
+            (records.servers, self._server),
+            (records.volumes, self._volume),
+            (records.attachments, self._attachment),
+            (records.ports, self._port),
+            (records.networks, self._network),
+            (records.images, self._image),
+            (records.pools, self._pool),
+            (records.placements, self._server),
+            (records.orders, self._order),
+            (records.ends, self._end),
         ):
             view.on_intent(woken)
         records.volumes.on_status(self._attached)
@@ -69,7 +85,8 @@ class Wakes:
         # Work on shared storage waits for any host that answers: the first one that does has all of it woken.
         if [session.host_uid for session in self._sessions() if session.has_role("storage")] == [host_uid]:
             for loop, view in (
-                (self._loops.volumes, self._records.volumes), (self._loops.images, self._records.images),
+                (self._loops.volumes, self._records.volumes),
+                (self._loops.images, self._records.images),
                 (self._loops.pools, self._records.pools),
             ):
                 _add(loop.add, view.uids())
@@ -187,8 +204,13 @@ class Wakes:
         if order is None:
             return
         by_kind = {
-            "server": self._server, "volume": self._volume, "attachment": self._attachment, "port": self._port,
-            "network": self._network, "image": self._image, "pool": self._pool,
+            "server": self._server,
+            "volume": self._volume,
+            "attachment": self._attachment,
+            "port": self._port,
+            "network": self._network,
+            "image": self._image,
+            "pool": self._pool,
         }
         by_kind[order.kind](uid)
 

@@ -182,7 +182,7 @@ async def test_a_network_made_while_the_responder_is_away_is_found(lab: Lab, res
 
 
 async def test_a_network_that_went_is_no_longer_heard(place: Place) -> None:
-    held = 'kumo_guest_networks 2'
+    held = "kumo_guest_networks 2"
     assert held in place.responder.scrape()
     port = next(uid for uid in place.rig.ports.held if names.tap(uid) == place.dan.tap)
     network = place.rig.ports.held[port].desired.network_uid
@@ -190,7 +190,7 @@ async def test_a_network_that_went_is_no_longer_heard(place: Place) -> None:
     await place.rig.until(port, PortFacts.ABSENT)
     assert lease(place.dan, wait_s=0.3) is None
     await place.rig.drop_network(network)
-    await place.rig.wait(lambda: 'kumo_guest_networks 1' in place.responder.scrape())
+    await place.rig.wait(lambda: "kumo_guest_networks 1" in place.responder.scrape())
     assert address_of(place.alice) == A
 
 

@@ -31,9 +31,14 @@ async def test_looking_at_everything_again_writes_nothing(cloud: Cloud) -> None:
         await _until_idle(runner)
         before = term.cell.ledger.revision
         for loop, uids in (
-            (term.loops.servers, [wanted.server.uid]), (term.loops.volumes, [wanted.volume.uid]), (term.loops.ports, [wanted.port.uid]),
-            (term.loops.networks, [wanted.network.uid]), (term.loops.images, [wanted.image.uid]), (term.loops.pools, [wanted.pool.uid]),
-            (term.loops.attachments, [wanted.attachment.uid]), (term.loops.hosts, term.cell.records.hosts.uids()),
+            (term.loops.servers, [wanted.server.uid]),
+            (term.loops.volumes, [wanted.volume.uid]),
+            (term.loops.ports, [wanted.port.uid]),
+            (term.loops.networks, [wanted.network.uid]),
+            (term.loops.images, [wanted.image.uid]),
+            (term.loops.pools, [wanted.pool.uid]),
+            (term.loops.attachments, [wanted.attachment.uid]),
+            (term.loops.hosts, term.cell.records.hosts.uids()),
             (term.loops.audits, [wanted.pool.uid]),
         ):
             for uid in uids:

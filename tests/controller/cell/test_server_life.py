@@ -23,9 +23,7 @@ async def test_a_server_is_placed_made_and_started_and_all_of_it_is_reported(clo
         await region.until_state(wanted.server.uid, Server.ACTIVE)
         status = region.server(wanted.server.uid).status
         assert (status.host, status.cell_epoch, status.host_epoch) == ("hosts/h1", 1, 1)
-        assert [(one.port, one.address, one.mac) for one in status.addresses] == [
-            (wanted.port.name, "10.0.0.10", "02:6b:00:00:00:01")
-        ]
+        assert [(one.port, one.address, one.mac) for one in status.addresses] == [(wanted.port.name, "10.0.0.10", "02:6b:00:00:00:01")]
         assert region.fact(wanted.server.uid).verdict.answer == Verdict.PLACED
         await region.until(lambda: region.fact(wanted.port.uid).port.status.state == Port.ACTIVE, "port is ACTIVE")
         await region.until(lambda: region.fact(wanted.volume.uid).volume.status.state == Volume.IN_USE, "volume is IN_USE")
@@ -161,5 +159,3 @@ async def test_a_free_standing_volume_is_made_and_removed(cloud: Cloud) -> None:
         await region.apply("volume", volume)
         await region.until(lambda: volume.uid in region.ended, "it is gone")
         assert not list((world.agents["h1"].state / "volumes").glob(f"*/volumes/*{volume.uid}*"))
-
-

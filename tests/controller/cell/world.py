@@ -254,7 +254,13 @@ class Cloud:
             (state / "volumes").symlink_to(shared)
         own_port, metrics_port = (port or free_ports(1)[0]), free_ports(1)[0]
         config = AgentConfig(
-            region=REGION, cell=CELL, host=host, listen=f"127.0.0.1:{own_port}", metrics=f"127.0.0.1:{metrics_port}", tls=tls, state=state,
+            region=REGION,
+            cell=CELL,
+            host=host,
+            listen=f"127.0.0.1:{own_port}",
+            metrics=f"127.0.0.1:{metrics_port}",
+            tls=tls,
+            state=state,
             network=NetworkConfig(tunnel_address="127.0.0.1", guest_files=state / "guests", responder=state / "responder", driver="fake"),
             compute=ComputeConfig(driver="fake", vcpus=vcpus, memory_mib=memory_mib, consoles=state / "consoles"),
         )
@@ -331,37 +337,73 @@ def bundle(name: str = "hello", *, vcpus: int = 1, memory_mib: int = 64, base: B
     """Return a server with all its parts; with `base`, on its network, image and pool."""
     project = "projects/default"
     pool = base.pool if base else Pool(name="pools/main", uid=new_uid(), generation=1, spec=Pool.Spec(driver=Pool.FAKE, default=True))
-    image = base.image if base else Image(
-        name=f"{project}/images/deb", uid=new_uid(), generation=1,
-        spec=Image.Spec(format=Image.RAW, size_bytes=1 << 20, pool=pool.name, pool_uid=pool.uid),
+    image = (
+        base.image
+        if base
+        else Image(
+            name=f"{project}/images/deb",
+            uid=new_uid(),
+            generation=1,
+            spec=Image.Spec(format=Image.RAW, size_bytes=1 << 20, pool=pool.name, pool_uid=pool.uid),
+        )
     )
     network = base.network if base else Network(name=f"{project}/networks/n", uid=new_uid(), generation=1, spec=Network.Spec(vni=77))
-    subnet = base.subnet if base else Subnet(
-        name=f"{project}/subnets/s", uid=new_uid(), generation=1,
-        spec=Subnet.Spec(network=network.name, network_uid=network.uid, cidr="10.0.0.0/24", gateway="10.0.0.1"),
+    subnet = (
+        base.subnet
+        if base
+        else Subnet(
+            name=f"{project}/subnets/s",
+            uid=new_uid(),
+            generation=1,
+            spec=Subnet.Spec(network=network.name, network_uid=network.uid, cidr="10.0.0.0/24", gateway="10.0.0.1"),
+        )
     )
     server = Server(name=f"{project}/servers/{name}", uid=new_uid(), generation=1)
     owner: dict[str, Any] = {"owner": server.name, "owner_uid": server.uid}
     volume = Volume(
-        name=f"{project}/volumes/{name}-root", uid=new_uid(), generation=1, **owner,
+        name=f"{project}/volumes/{name}-root",
+        uid=new_uid(),
+        generation=1,
+        **owner,
         spec=Volume.Spec(size_gib=1, image=image.name, image_uid=image.uid, pool=pool.name, pool_uid=pool.uid),
     )
     attachment = Attachment(
-        name=f"{project}/attachments/{name}-root", uid=new_uid(), generation=1, **owner,
+        name=f"{project}/attachments/{name}-root",
+        uid=new_uid(),
+        generation=1,
+        **owner,
         spec=Attachment.Spec(server=server.name, server_uid=server.uid, volume=volume.name, volume_uid=volume.uid, root=True),
     )
     port = Port(
-        name=f"{project}/ports/{name}-0", uid=new_uid(), generation=1, **owner,
+        name=f"{project}/ports/{name}-0",
+        uid=new_uid(),
+        generation=1,
+        **owner,
         spec=Port.Spec(
-            network=network.name, network_uid=network.uid, subnet=subnet.name, subnet_uid=subnet.uid, address=f"10.0.0.{9 + number}",
-            mac=f"02:6b:00:00:00:{number:02x}", prefix_length=24, server=server.name, server_uid=server.uid,
+            network=network.name,
+            network_uid=network.uid,
+            subnet=subnet.name,
+            subnet_uid=subnet.uid,
+            address=f"10.0.0.{9 + number}",
+            mac=f"02:6b:00:00:00:{number:02x}",
+            prefix_length=24,
+            server=server.name,
+            server_uid=server.uid,
         ),
     )
     server.spec.CopyFrom(
         Server.Spec(
-            flavor="flavors/tiny", image=image.name, image_uid=image.uid, vcpus=vcpus, memory_mib=memory_mib, power=Server.RUNNING,
+            flavor="flavors/tiny",
+            image=image.name,
+            image_uid=image.uid,
+            vcpus=vcpus,
+            memory_mib=memory_mib,
+            power=Server.RUNNING,
             nics=[Server.Nic(network=network.name, network_uid=network.uid, port=port.name, port_uid=port.uid)],
-            root_volume=volume.name, root_volume_uid=volume.uid, pool=pool.name, pool_uid=pool.uid,
+            root_volume=volume.name,
+            root_volume_uid=volume.uid,
+            pool=pool.name,
+            pool_uid=pool.uid,
         )
     )
     return Bundle(server, volume, attachment, port, network, subnet, pool, image)

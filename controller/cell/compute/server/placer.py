@@ -113,8 +113,13 @@ class Placer:
         cell = self._cell
         now = cell.now()
         claim = Claim(
-            name=server.name, uid=claim_uid(server.uid, epoch), server_uid=server.uid, host_uid=host_uid,
-            vcpus=server.spec.vcpus, memory_mib=server.spec.memory_mib, epoch=epoch,
+            name=server.name,
+            uid=claim_uid(server.uid, epoch),
+            server_uid=server.uid,
+            host_uid=host_uid,
+            vcpus=server.spec.vcpus,
+            memory_mib=server.spec.memory_mib,
+            epoch=epoch,
         )
         change = cell.ledger.change()
         old = [(one, cell.records.claims.intent_revision(one.uid)) for one in cell.records.claims.find("server", server.uid)]

@@ -92,9 +92,12 @@ def _said(seen: Seen) -> list[Said]:
     if seen.placement is not None and seen.placement.host_uid and not seen.is_host_ready:
         said.append(
             Said(
-                "HostAnswers", False, "HOST_SILENT",
+                "HostAnswers",
+                False,
+                "HOST_SILENT",
                 "its host does not answer; what is said here is what was seen last, and the server may run on",
-                "wait: the work goes on by itself when the host answers", f"the agent of host {seen.placement.host} does not answer",
+                "wait: the work goes on by itself when the host answers",
+                f"the agent of host {seen.placement.host} does not answer",
             )
         )
     if seen.trouble is not None:
@@ -139,7 +142,11 @@ def _gone(seen: Seen, wait: Wait) -> Said:
         case "HOST_SILENT":
             host = seen.placement.host if seen.placement is not None else ""
             return Said(
-                "Gone", False, "HOST_SILENT", "its host does not answer, so that it cannot be proven gone", "wait for the host",
+                "Gone",
+                False,
+                "HOST_SILENT",
+                "its host does not answer, so that it cannot be proven gone",
+                "wait for the host",
                 f"the agent of host {host} does not answer",
             )
         case "PARTS_LEFT":

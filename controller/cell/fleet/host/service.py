@@ -198,4 +198,3 @@ def _copy_labels(host: Host, wanted: Host) -> None:
 
 def _names() -> str:
     return ", ".join(["labels", *(f"spec.{field}" for field in _FIELDS)])
-

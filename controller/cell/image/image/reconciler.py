@@ -73,8 +73,12 @@ class ImageReconciler:
     async def _import(self, image: Image) -> ImageFacts:
         session = self._stager(image)
         request = ImportImageRequest(
-            stamp=session.stamp(None, image.generation), uid=image.uid, pool=self._pool(image), format=_FORMATS[image.spec.format],
-            size_bytes=image.spec.size_bytes, sha256=image.spec.sha256,
+            stamp=session.stamp(None, image.generation),
+            uid=image.uid,
+            pool=self._pool(image),
+            format=_FORMATS[image.spec.format],
+            size_bytes=image.spec.size_bytes,
+            sha256=image.spec.sha256,
         )
         return (await session.storage.ImportImage(request, timeout=_COMMAND_S)).facts
 

@@ -83,7 +83,8 @@ class NetworkReconciler:
         carrying = self._carrying(network.uid)
         sessions = {session.host_uid: session for session in self._cell.agents.all() if session.is_ready}
         told = {
-            uid for uid, desired in wanted.items()
+            uid
+            for uid, desired in wanted.items()
             if uid in sessions and sessions[uid].was_told(network.uid, digest(desired, network.generation))
         }
         # A host that is gone for good carries nothing: hosts are removed only when nothing is placed on them.

@@ -65,7 +65,9 @@ class PortReconciler:
         session = self._cell.agents.get(placement.host_uid) if placement is not None else None
         subnet = self._subnet(port)
         told = (
-            session is not None and subnet is not None and placement is not None
+            session is not None
+            and subnet is not None
+            and placement is not None
             and session.was_told(port.uid, _told(port, desired_port(port, subnet), placement.epoch))
         )
         facts = session.ports.get(port.uid) if session is not None else None

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from controller.cell.network.network.plan import Finish, Record, Remove, Tell, Wait, World, plan
 
 _HOSTS = st.frozensets(st.sampled_from(["h1", "h2", "h3"]))
-_WORLDS = st.builds(
-    World, is_leaving=st.booleans(), wanted=_HOSTS, carrying=_HOSTS, told=_HOSTS, ready=_HOSTS, with_ports=_HOSTS
-).filter(lambda world: not world.is_leaving or not world.wanted)
+_WORLDS = st.builds(World, is_leaving=st.booleans(), wanted=_HOSTS, carrying=_HOSTS, told=_HOSTS, ready=_HOSTS, with_ports=_HOSTS).filter(
+    lambda world: not world.is_leaving or not world.wanted
+)
 
 
 def after(world: World, step: object) -> World:
