@@ -18,6 +18,7 @@ from kumo.rpc.call import Audience
 from kumo.rpc.fields import IDENTIFIER, OUTPUT_ONLY, SECRET, audience_of, behaviors_of, is_map
 from kumo.rpc.status import Violation
 from kumo.rpc.walk import compile_plan
+from kumo.rpc.words import rule_in_words
 
 _VALIDATOR = Validator()
 _SHOWN_VALUE_CHARS = 64
@@ -133,10 +134,9 @@ def _invalid(found: list[RuleViolation], request: Descriptor) -> InvalidRequest:
 def _described(violation: RuleViolation, request: Descriptor) -> Violation:
     proto = violation.proto
     field = path_of(violation)
-    what = "its key" if proto.for_key else _shown(violation, request)
-    return Violation(
-        field, f"{field or request.name} is {what}: {proto.message or proto.rule_id}", str(proto.rule_id).upper().replace(".", "_")
-    )
+    what = "a key that cannot be" if proto.for_key else _shown(violation, request)
+    rule = rule_in_words(str(proto.message or proto.rule_id))
+    return Violation(field, f"{field or request.name} is {what}: {rule}", str(proto.rule_id).upper().replace(".", "_"))
 
 
 def path_of(violation: RuleViolation) -> str:
