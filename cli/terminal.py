@@ -4,6 +4,7 @@ A terminal obeys what it is sent: it can be renamed, made to type, or to answer.
 one as it is.
 """
 
+import codecs
 import os
 import re
 import sys
@@ -39,19 +40,25 @@ class ConsoleFilter:
     """Lets through of a console what a full-screen program needs, and drops what could act on the user's terminal.
 
     Dropped: OSC, DCS, APC, PM and SOS strings (titles, clipboard, key definitions), requests that make a terminal answer as if the
-    user typed (DA, DSR, window reports), resets, and 8-bit controls. With `plain`, every sequence is dropped.
-    State is kept between pieces, since a sequence may be cut anywhere.
+    user typed (DA, DSR, window reports), resets, and 8-bit controls, also as UTF-8 has them; bytes that are no UTF-8 become U+FFFD.
+    With `plain`, every sequence is dropped. State is kept between pieces, since a sequence may be cut anywhere.
     """
 
     def __init__(self, plain: bool = False) -> None:
         self._plain = plain
         self._state = "text"
         self._sequence = bytearray()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, data: bytes) -> bytes:
         out = bytearray()
-        for byte in data:
-            self._step(byte, out)
+        for character in self._decoder.decode(data):
+            if character < "\x80":
+                self._step(ord(character), out)
+            elif self._state == "text" and not _CONTROL.match(character):
+                out += character.encode()
+            elif self._state in ("csi", "escape", "charset"):
+                self._state = "text"
         return bytes(out)
 
     def _step(self, byte: int, out: bytearray) -> None:

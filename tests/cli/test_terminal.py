@@ -25,6 +25,8 @@ PIECES = st.sampled_from(
         b"31m",
         b"2J",
         b"\x9b",
+        b"\xc2\x9b",
+        "\u202e".encode(),
         b"\x18",
         b"text",
         b"\n",
@@ -65,6 +67,19 @@ def test_a_console_lets_through_only_movement_colours_and_known_modes(data: byte
 def test_where_the_stream_is_cut_does_not_matter(data: bytes, at: int) -> None:
     whole, cut = ConsoleFilter(), ConsoleFilter()
     assert whole.feed(data) == cut.feed(data[:at]) + cut.feed(data[at:])
+
+
+@given(OUTPUT)
+def test_no_8_bit_control_gets_through_whichever_way_it_is_encoded(data: bytes) -> None:
+    for plain in (True, False):
+        shown = ConsoleFilter(plain).feed(data).decode()
+        assert not re.search("[\x80-\x9f\u202a-\u202e\u2066-\u2069]", shown)
+
+
+def test_text_in_any_script_stays_wherever_it_is_cut() -> None:
+    text = "Grüße, 世界 🌍".encode()
+    clean = LogFilter()
+    assert b"".join(clean.feed(text[at : at + 1]) for at in range(len(text))) == text
 
 
 def test_requests_that_make_a_terminal_answer_are_dropped() -> None:
