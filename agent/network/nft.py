@@ -1,7 +1,9 @@
 """Commits packet rules in one namespace by libnftables, in this process, and knows whether they are still as committed.
 
 The kernel counts the changes of a namespace's rules: as long as the count is what it was after our last commit, all is in force
-and a change goes as a delta; else somebody else changed something, and all is refilled in place. Which rules is rules.py's.
+and a change goes as a delta; else somebody else changed something, and all is refilled in place. In a namespace that others share (the
+host's own: firewalls, a second lab) the count moves without us, so there the tables are read, and left as they are if they still are
+what we committed: two who refilled for each other's refills would never end. Which rules is rules.py's.
 """
 
 import ctypes
@@ -28,6 +30,7 @@ COMMITS = Counter("kumo_network_commits_total", "Transactions of packet rules.",
 _NETLINK_NETFILTER = 12
 _GETGEN = 10 << 8 | 16
 _GEN_ID = 1
+_STATELESS = 1 << 2  # NFT_CTX_OUTPUT_STATELESS: counters count, and are no change
 _FORMAT = 1
 
 
@@ -40,6 +43,7 @@ class _Library:
         self._library.nft_ctx_new.argtypes = [ctypes.c_uint32]
         self._library.nft_ctx_free.argtypes = [ctypes.c_void_p]
         self._library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        self._library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
         for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
             getattr(self._library, name).restype = ctypes.c_char_p
             getattr(self._library, name).argtypes = [ctypes.c_void_p]
@@ -47,6 +51,7 @@ class _Library:
         for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
             getattr(self._library, name).argtypes = [ctypes.c_void_p]
             getattr(self._library, name)(self._context)
+        self._library.nft_ctx_output_set_flags(self._context, _STATELESS)
 
     def run(self, commands: str) -> tuple[bool, str]:
         """Return whether all of it went through, and what was printed: all or nothing is applied."""
@@ -69,6 +74,8 @@ class Ruleset:
         self._library = _Library()
         self._netlink = Netlink(_NETLINK_NETFILTER)
         self._generation: int | None = None
+        # What the kernel listed of our tables right after our last commit; only where others share the namespace.
+        self._listed = ""
         self._nonce = 0
         self._in_force: set[Element] = set()
 
@@ -89,8 +96,22 @@ class Ruleset:
         return frozenset(self._in_force)
 
     def is_intact(self) -> bool:
-        """Return whether nobody has changed this namespace's rules since our last commit."""
-        return self._generation is not None and self._current() == self._generation
+        """Return whether nobody has changed this namespace's rules since our last commit, or ours among them where others share it."""
+        if self._generation is not None and self._current() == self._generation:
+            return True
+        if not self._listed:
+            return False
+        now = self._current()
+        if self._list() != self._listed or self._current() != now:
+            return False
+        self._generation = now
+        self._remember()
+        return True
+
+    def _list(self) -> str:
+        """Return a digest of what is in force of our tables; empty if they cannot be listed."""
+        listed = [self._library.run(f"list table {table}") for table in self._table.tables]
+        return hashlib.sha256("".join(text for _, text in listed).encode()).hexdigest() if all(done for done, _ in listed) else ""
 
     def holds(self, elements: Iterable[Element]) -> bool:
         return self.is_intact() and self._in_force.issuperset(elements)
@@ -128,7 +149,9 @@ class Ruleset:
             return False
         COMMITS.labels(kind).inc()
         # More than one step ahead: somebody else wrote at the same moment, so look again at the next pass.
-        self._generation = before + 1 if self._current() == before + 1 else None
+        listed = self._list() if self._table.shared else ""
+        certain = self._current() == before + 1
+        self._generation, self._listed = (before + 1, listed) if certain else (None, "")
         self._remember()
         return True
 
@@ -138,7 +161,8 @@ class Ruleset:
 
     def _remember(self) -> None:
         fresh = self._memory.with_name(f".{self._memory.name}.new")
-        fresh.write_text(json.dumps({"format": _FORMAT, "generation": self._generation, "nonce": self._nonce, "rules": self._digest()}))
+        kept = {"format": _FORMAT, "generation": self._generation, "nonce": self._nonce, "rules": self._digest(), "listed": self._listed}
+        fresh.write_text(json.dumps(kept))
         os.replace(fresh, self._memory)
 
     def _digest(self) -> str:
@@ -152,7 +176,7 @@ class Ruleset:
             return False
         if not isinstance(kept, dict) or kept.get("format") != _FORMAT or kept.get("rules") != self._digest():
             return False
-        self._generation, self._nonce = kept.get("generation"), kept.get("nonce", 0)
+        self._generation, self._nonce, self._listed = kept.get("generation"), kept.get("nonce", 0), kept.get("listed", "")
         home = self._table.home
         if not self.is_intact() or not self._library.run(f"get element {home} nonce {{ {self._nonce:#x} }}")[0]:
             return False

@@ -140,6 +140,8 @@ class Table:
     sets: tuple[str, ...]
     skeleton: str
     rules: str = field(repr=False)
+    # Others have tables beside it in its namespace and change them as they like; what they change is not what is in force here.
+    shared: bool = False
 
     def refill(self, elements: Iterable[Element], nonce: int) -> str:
         """Return the transaction that makes all as it shall be, in place: deleting a table would lose packets."""
@@ -196,7 +198,7 @@ table {table} {{
 	}}
 }}
 """
-    return Table((table,), table, ("far4", "far6"), skeleton, rules)
+    return Table((table,), table, ("far4", "far6"), skeleton, rules, shared=True)
 
 
 def port_elements(tap: str, mac: str, address: str) -> frozenset[Element]:

@@ -112,6 +112,45 @@ def test_a_foreign_table_is_left_alone(lab: Lab, plane: str) -> None:
     ruleset.close()
 
 
+def test_two_labs_that_share_a_namespace_come_to_rest(lab: Lab, plane: str) -> None:
+    def made(port: int) -> Ruleset:
+        with netns.visit(lab.plane):
+            return Ruleset(rules.host(port), lab.directory / f"rules-{port}.json")
+
+    one, two = made(4789), made(4790)
+    far = rules.tunnel_elements(["192.0.2.9"])
+    one.begin(far, keep=False)
+    two.begin(far, keep=False)
+    before = counts()
+    for _ in range(3):
+        one.change((), ())
+        two.change((), ())
+    assert counts() == before and one.holds(far) and two.holds(far)
+    one.close()
+    again = made(4789)
+    again.begin(far, keep=False)
+    assert counts() == before
+    again.close()
+    two.close()
+
+
+@pytest.mark.parametrize(
+    "foreign", ["flush ruleset", "flush chain inet kumo_4789 tunnels", "delete element inet kumo_4789 far4 { 192.0.2.9 }"]
+)
+def test_where_others_share_the_namespace_a_change_of_our_own_table_is_still_mended(lab: Lab, plane: str, foreign: str) -> None:
+    ruleset = opened(lab, rules.host(4789))
+    far = rules.tunnel_elements(["192.0.2.9"])
+    ruleset.begin(far, keep=False)
+    shell(plane, "nft", "add table inet other")
+    assert ruleset.holds(far)
+    shell(plane, "nft", foreign)
+    assert not ruleset.holds(far)
+    ruleset.change((), ())
+    listed = shell(plane, "nft", "list", "table", "inet", "kumo_4789")
+    assert ruleset.holds(far) and "192.0.2.9" in listed and "drop" in listed
+    ruleset.close()
+
+
 def test_hosts_of_both_families_are_let_in(lab: Lab, plane: str) -> None:
     ruleset = opened(lab, rules.host(4789))
     ruleset.begin(rules.tunnel_elements(["192.0.2.9", "2001:db8::9", "2001:0db8:0::9"]), keep=False)
