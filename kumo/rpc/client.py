@@ -128,7 +128,7 @@ class _Answered:
         wait_for_ready: bool | None = None,
     ) -> Any:
         allowed = _timeout(self._method, self._default_timeout_s if timeout is None else timeout)
-        call = self._inner(request, timeout=allowed, metadata=_metadata(metadata), wait_for_ready=wait_for_ready)
+        call = _begin(self._inner, self._method, request, timeout=allowed, metadata=_metadata(metadata), wait_for_ready=wait_for_ready)
         try:
             return await call
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
@@ -150,7 +150,7 @@ class _Streamed:
         wait_for_ready: bool | None = None,
     ) -> "Stream":
         allowed = _timeout(self._method, timeout)
-        call = self._inner(request, timeout=allowed, metadata=_metadata(metadata), wait_for_ready=wait_for_ready)
+        call = _begin(self._inner, self._method, request, timeout=allowed, metadata=_metadata(metadata), wait_for_ready=wait_for_ready)
         return Stream(call, self._method)
 
 
@@ -189,6 +189,14 @@ class Stream:
 
     def cancel(self) -> None:
         self._call.cancel()
+
+
+def _begin(call: Any, method: str, request: Any, **options: Any) -> Any:
+    """Begin a call. Raises Unavailable on a channel that was closed under its user, as when a peer's address has changed."""
+    try:
+        return call(request, **options)
+    except grpc.aio.UsageError as error:
+        raise Unavailable("CHANNEL_CLOSED", f"the connection for {method} was closed", method=method) from error
 
 
 def _timeout(method: str, own_s: float | None) -> float | None:

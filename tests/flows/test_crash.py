@@ -62,10 +62,14 @@ def dying(cloud: Cloud, small: str, sky: str, tmp_path_factory: pytest.TempPathF
     shutil.chown(folder, User.CONTROLLER, User.CONTROLLER)
     content = json.loads(cloud.lab.services.read_text())
     true: control.Service = next(service for service in content["services"] if service["name"] == SERVICE)
-    false: control.Service = {**true, "argv": [str(cloud.lab.python), str(folder / "dying_controller.py"), str(folder), *true["argv"][3:]]}
-    replace(cloud, true, false)
-    yield Dying(cloud, folder, cloud.world())
-    replace(cloud, false, true)
+    options = true["argv"][true["argv"].index("controller.main") + 1 :]
+    false: control.Service = {**true, "argv": [str(cloud.lab.python), "-I", str(folder / "dying_controller.py"), str(folder), *options]}
+    try:
+        replace(cloud, true, false)
+        yield Dying(cloud, folder, cloud.world())
+    finally:
+        replace(cloud, false, true)
+        cloud.kumo("image", "delete", "stub", "--wait")
 
 
 def replace(cloud: Cloud, old: control.Service, new: control.Service) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -168,9 +167,9 @@ async def test_a_hung_guest_holds_up_nobody_and_its_power_can_be_cut(libvirt_hos
         assert process is not None
         libvirt_host.kill(process.pid, signal.SIGSTOP)
         cutting = asyncio.ensure_future(bench.hypervisor.cut_power(hung.uid))
-        began = time.monotonic()
         await bench.hypervisor.cut_power(other.uid)
+        # libvirt waits ten seconds for a process to heed a SIGTERM: the hung guest's turn is not over yet.
+        assert not cutting.done()
         await bench.hypervisor.start(other)
-        assert not cutting.done() and time.monotonic() - began < 8
         await cutting
         assert bench.processes.is_gone(process)

@@ -180,3 +180,15 @@ async def test_nobody_listening_is_unavailable_at_once(pki: Pki) -> None:
         with pytest.raises(Unavailable):
             await call(dialled, GET, ASK)
         assert time.monotonic() - started < NOTICED_WITHIN_S
+
+
+async def test_a_call_on_a_channel_that_was_closed_is_unavailable_and_no_bug(pki: Pki) -> None:
+    dialled = channel("127.0.0.1:1", pki.root.cert_pem, server_name="nobody")
+    stub = server_pb2_grpc.ServersStub(dialled)
+    await dialled.close()
+    with pytest.raises(Unavailable) as answered:
+        await stub.GetServer(ASK)
+    assert answered.value.reason == "CHANNEL_CLOSED"
+    with pytest.raises(Unavailable) as opened:
+        stub.WatchServers(WATCH_ALL)
+    assert opened.value.reason == "CHANNEL_CLOSED"
