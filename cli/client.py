@@ -3,15 +3,18 @@
 It knows methods by name and messages by class, so that no command loads stubs it does not need.
 """
 
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
+from cli.advice import command_for
 from cli.contexts import Context
 from cli.failure import Exit, Failure
+from cli.terminal import say
 
 M = TypeVar("M", bound=Message)
 M_co = TypeVar("M_co", bound=Message, covariant=True)
@@ -47,13 +50,17 @@ _EXITS = {
 }
 
 
+_MOST_LINES = 5
+
+
 class Client:
     """A connection to one region. Calls raise Failure."""
 
-    def __init__(self, context: Context, timeout_s: float = 10.0) -> None:
+    def __init__(self, context: Context, timeout_s: float = 10.0, verbose: bool = False) -> None:
         self.context = context
         self.timeout_s = timeout_s
         self.request_id = str(uuid.uuid4())
+        self._verbose = verbose
         try:
             roots = context.ca.read_bytes()
         except OSError as error:
@@ -63,6 +70,18 @@ class Client:
                 "kumo context add, or `make up` for a cloud on this host",
                 Exit.USAGE,
             ) from error
+        if b"-----BEGIN CERTIFICATE-----" not in roots:
+            raise Failure(
+                f'cannot use the CA of context "{context.name}"', f"{context.ca} holds no certificate", _new_ca(context), Exit.USAGE
+            )
+        host, colon, port = context.address.rpartition(":")
+        if not (host and colon and port.isdigit()):
+            raise Failure(
+                f'"{context.address}" is no address',
+                f'context "{context.name}" needs HOST:PORT',
+                f"KUMO_ADDRESS={context.address.rstrip(':')}:7400, or kumo context add --help",
+                Exit.USAGE,
+            )
         options = [*_OPTIONS]
         if context.server_name:
             options.append(("grpc.ssl_target_name_override", context.server_name))
@@ -81,49 +100,45 @@ class Client:
     def unary(self, method: str, request: Message, answer: type[M], *, doing: str, timeout_s: float | None = None) -> M:
         """Call `method` (kumo.api.compute.v1.Servers/GetServer). `doing` completes "cannot …" when it fails."""
         call = self.channel.unary_unary(f"/{method}", request_serializer=_serialize, response_deserializer=answer.FromString)
+        started, outcome = time.monotonic(), "OK"
         try:
             return call(request, timeout=timeout_s or self.timeout_s, metadata=self._metadata())
         except grpc.RpcError as error:
-            raise failure(error, doing, self.context) from error
+            outcome = error.code().name if isinstance(error, grpc.Call) else "failed"
+            raise failure(error, doing, self.context, self.request_id) from error
+        finally:
+            self._tell(method, f"{outcome} {1000 * (time.monotonic() - started):.0f} ms")
 
     def stream(self, method: str, request: Message, answer: type[M], *, timeout_s: float | None = None) -> Stream[M]:
         """Open a server stream; iterating raises grpc.RpcError, for callers that resume."""
+        self._tell(method, "opened")
         call = self.channel.unary_stream(f"/{method}", request_serializer=_serialize, response_deserializer=answer.FromString)
         return call(request, timeout=timeout_s, metadata=self._metadata())
 
     def duplex(self, method: str, requests: Iterable[Message], answer: type[M]) -> Stream[M]:
         """Open a stream both ways; iterating raises grpc.RpcError."""
+        self._tell(method, "opened")
         call = self.channel.stream_stream(f"/{method}", request_serializer=_serialize, response_deserializer=answer.FromString)
         return call(iter(requests), metadata=self._metadata())
 
-    def pages(self, fetch: Callable[[str], tuple[list[M], str]]) -> Iterator[M]:
-        """Yield the items of every page; `fetch` takes a page token and returns items and the next token."""
-        token = ""
-        while True:
-            items, token = fetch(token)
-            yield from items
-            if not token:
-                return
+    def _tell(self, method: str, outcome: str) -> None:
+        if self._verbose:
+            say(f"{method}: {outcome}, request id {self.request_id}")
 
 
 def _serialize(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-def failure(error: grpc.RpcError, doing: str, context: Context) -> Failure:
+def failure(error: grpc.RpcError, doing: str, context: Context, request_id: str = "") -> Failure:
     """Return what to tell the user of a failed call."""
     if not isinstance(error, grpc.Call):
         return Failure(f"cannot {doing}", str(error))
     code, details = error.code(), error.details() or ""
     rich = _rich(error)
     if rich is None and code is grpc.StatusCode.UNAVAILABLE:
-        return Failure(
-            f"cannot {doing}",
-            f'{context.address} (context "{context.name}") does not answer: {_first_line(details)}',
-            "kumo doctor",
-            Exit.UNAVAILABLE,
-            "UNREACHABLE",
-        )
+        because, fix = _unreachable(details, context)
+        return Failure(f"cannot {doing}", because, fix, Exit.UNAVAILABLE, "UNREACHABLE")
     if rich is None and code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Failure(
             f"cannot {doing}",
@@ -132,26 +147,56 @@ def failure(error: grpc.RpcError, doing: str, context: Context) -> Failure:
             Exit.UNAVAILABLE,
             "TIMEOUT",
         )
-    reason, fix, lines = rich or ("", "", [])
-    because = "\n".join([details, *(line for line in lines if line not in details)])
+    reason, fix, violations = rich or ("", "", [])
+    because = _because(details, violations)
+    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN) and request_id:
+        because += f"\nrequest id {request_id}"
     return Failure(f"cannot {doing}", because, fix or _default_fix(code), _EXITS.get(code, Exit.FAILED), reason)
 
 
-def _rich(error: grpc.Call) -> tuple[str, str, list[str]] | None:
-    """Return reason, fix and further lines out of the status details; None where there are none, as from a dead peer."""
+def _because(details: str, violations: Sequence[tuple[str, str]]) -> str:
+    """Return each violated rule once, with its field; what the status says besides comes first."""
+    lines = [text if field == "name" or field in text else f"{field}: {text}" for field, text in violations]
+    if not any(text in details for _, text in violations):
+        lines.insert(0, details)
+    more = len(lines) - _MOST_LINES
+    return "\n".join([*lines[:_MOST_LINES], f"and {more} more"] if more > 0 else lines)
+
+
+def _unreachable(details: str, context: Context) -> tuple[str, str]:
+    """Return why nobody answers, and what to do, from gRPC's own words."""
+    where = f'{context.address} (context "{context.name}")'
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"the certificate of {where} does not come from the CA in {context.ca}", _new_ca(context)
+    if "Hostname Verification" in details:
+        name = context.server_name or context.address.rpartition(":")[0]
+        return f'the certificate of {where} is not for "{name}"', f"{_new_ca(context)} --server-name NAME"
+    if "onnection refused" in details:
+        return f"nothing listens at {where}", "kumo doctor"
+    if "errors resolving" in details:
+        return f"the host of {where} has no address", "kumo context list"
+    return f"{where} does not answer: {_first_line(details)}", "kumo doctor"
+
+
+def _new_ca(context: Context) -> str:
+    return f"kumo context add {context.name} --address {context.address} --ca FILE"
+
+
+def _rich(error: grpc.Call) -> tuple[str, str, list[tuple[str, str]]] | None:
+    """Return reason, fix and violations (field, text) out of the status details; None where there are none, as from a dead peer."""
     raw = next((value for key, value in error.trailing_metadata() or () if key == "grpc-status-details-bin"), None)
     if raw is None:
         return None
     from google.rpc import error_details_pb2, status_pb2
 
-    reason, fix, lines = "", "", []
+    reason, fix, violations = "", "", []
     for detail in status_pb2.Status.FromString(raw if isinstance(raw, bytes) else raw.encode()).details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         if detail.Unpack(info):
-            reason, fix = info.reason, info.metadata.get("fix", fix)
+            reason, fix = info.reason, command_for(info.reason, info.metadata.get("fix", fix), info.metadata)
         elif detail.Unpack(bad):
-            lines += [f"{violation.field}: {violation.description}" for violation in bad.field_violations]
-    return reason, fix, lines
+            violations += [(violation.field, violation.description) for violation in bad.field_violations]
+    return reason, fix, violations
 
 
 def _default_fix(code: grpc.StatusCode) -> str:

@@ -81,18 +81,21 @@ def _unknown(name: str, known: list[str], before: str) -> Failure:
 @click.option("--context", help="The context to use; see `kumo context list`.", envvar="KUMO_CONTEXT")
 @click.option("--project", help="The project to work in.", envvar="KUMO_PROJECT")
 @click.option("--request-timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds that one call may take.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell of each call: how it ended, how long it took, its request id.")
 @click.version_option(package_name="kumo", prog_name="kumo")
 @click.pass_context
-def root(ctx: click.Context, context: str | None, project: str | None, request_timeout: float) -> None:
+def root(ctx: click.Context, context: str | None, project: str | None, request_timeout: float, verbose: bool) -> None:
     """Kumo: a cloud of servers, networks, volumes and images."""
     from cli.session import Session
 
-    ctx.obj = Session(context, project, request_timeout)
+    ctx.obj = Session(context, project, request_timeout, verbose)
     ctx.call_on_close(ctx.obj.close)
 
 
 def main() -> None:
     """Run the command and end the process with one of the statuses of Exit."""
+    # What gRPC's core has to say on stderr is said again, in words, by whoever called it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         root.main(standalone_mode=False, prog_name="kumo")
     except Failure as failure:
@@ -119,13 +122,24 @@ def usage_failure(error: click.UsageError) -> Failure:
     """Return click's complaint in three parts, with what was meant where that can be guessed."""
     path = error.ctx.command_path if error.ctx else "kumo"
     if isinstance(error, click.NoSuchOption) and error.possibilities:
-        return Failure(
-            f"{path} has no option {error.option_name}", "", f"did you mean: {' or '.join(sorted(error.possibilities))}", Exit.USAGE
-        )
+        return Failure(f"{path} has no option {error.option_name}", _usage(error), f"did you mean: {error.possibilities[0]}", Exit.USAGE)
     group = error.ctx.command if error.ctx else None
     if isinstance(group, click.Group) and error.ctx and error.message.startswith("No such command"):
         return _unknown(error.message.split("'")[1], group.list_commands(error.ctx), path)
-    return Failure(error.format_message().rstrip("."), "", f"{path} --help", Exit.USAGE)
+    return Failure(error.format_message().rstrip("."), _usage(error), f"{path} --help", Exit.USAGE)
+
+
+def _usage(error: click.UsageError) -> str:
+    """Return how the command is called, with the options that it cannot do without."""
+    if error.ctx is None:
+        return ""
+    needed = [
+        f"{max(parameter.opts, key=len)} {parameter.make_metavar(error.ctx)}"
+        for parameter in error.ctx.command.params
+        if isinstance(parameter, click.Option) and parameter.required
+    ]
+    pieces = error.ctx.command.collect_usage_pieces(error.ctx)
+    return " ".join(["it is called as:", error.ctx.command_path, *needed, *pieces])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class Session:
     context_name: str | None = None
     project: str | None = None
     timeout_s: float = 10.0
+    verbose: bool = False
     _clients: list["Client"] = field(default_factory=list)
 
     @property
@@ -28,7 +29,7 @@ class Session:
             from cli.client import Client
             from cli.contexts import choose
 
-            self._clients.append(Client(choose(self.context_name, self.project), self.timeout_s))
+            self._clients.append(Client(choose(self.context_name, self.project), self.timeout_s, self.verbose))
         return self._clients[0]
 
     def close(self) -> None:
