@@ -1,6 +1,5 @@
 """`kumo image`: create with upload, and upload again where one was cut; beside the standard commands."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -31,10 +30,9 @@ def create(session: Session, name: str, file: Path, form: str, sha256: str, pool
     image.spec.size_bytes = size_of(file)
     image.spec.sha256 = sha256.lower()
     image.spec.pool = session.full_name(NOUNS["pool"], pool) if pool else ""
-    first = replace(how, waiting=replace(how.waiting, wanted=False), output="name" if how.output == "table" else how.output)
-    created = standard.create(session, NOUN, name, image, first)
+    created = standard.ask(session, NOUN, name, image, how)
     if not how.dry_run:
-        _upload(session, created.name, file, how.waiting)
+        _upload(session, created.name, file, how.waiting, how.output)
 
 
 @command.command("upload", help="Go on with an upload that was cut. Example: kumo image upload deb --file deb.qcow2")
@@ -44,19 +42,16 @@ def create(session: Session, name: str, file: Path, form: str, sha256: str, pool
 @pass_session
 def upload(session: Session, name: str, file: Path, waiting: standard.Waiting) -> None:
     size_of(file)
-    _upload(session, session.full_name(NOUN, name), file, waiting)
+    _upload(session, session.full_name(NOUN, name), file, waiting, "table")
 
 
-def _upload(session: Session, name: str, file: Path, waiting: standard.Waiting) -> None:
+def _upload(session: Session, name: str, file: Path, waiting: standard.Waiting, output: str) -> None:
     from cli.upload import upload_file
 
     upload_file(session, NOUN, name, file)
-    own_id = name.rsplit("/", 1)[-1]
     # An upload is a wait already, so the short rest of it is waited for also when nobody is looking.
-    if waiting.wanted is False:
-        print(f"image/{own_id} uploaded")
-        return
-    print(f"image/{own_id} {standard.state_of(standard.follow(session, NOUN, name, waiting))}")
+    image = standard.get(session, NOUN, name) if waiting.wanted is False else standard.follow(session, NOUN, name, waiting)
+    standard.print_made(NOUN, image, output)
 
 
 def size_of(file: Path) -> int:

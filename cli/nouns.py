@@ -10,6 +10,8 @@ class Column:
     header: str
     path: str
     wide: bool = False
+    # A sentence: cut where the line would get too long, except with -o wide.
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Noun:
     in_project: bool = True
     waits_for: tuple[str, ...] = ()
     about: str = ""
+    # The types of the conditions that it may have, beside those of waits_for.
+    conditions: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
@@ -49,9 +53,15 @@ _NAME, _STATE, _AGE, _UID = (
 
 
 def _noun(
-    singular: str, domain: str, about: str, *columns: Column, in_project: bool = True, waits_for: tuple[str, ...] = (), plural: str = ""
+    singular: str,
+    domain: str,
+    about: str,
+    *columns: Column,
+    in_project: bool = True,
+    waits_for: tuple[str, ...] = (),
+    conditions: tuple[str, ...] = (),
 ) -> Noun:
-    return Noun(singular, plural or singular + "s", domain, (_NAME, _STATE, *columns, _AGE, _UID), in_project, waits_for, about)
+    return Noun(singular, singular + "s", domain, (_NAME, _STATE, *columns, _AGE, _UID), in_project, waits_for, about, conditions)
 
 
 NOUNS: dict[str, Noun] = {
@@ -67,6 +77,7 @@ NOUNS: dict[str, Noun] = {
             Column("HOST", "status.host", wide=True),
             Column("VIRT", "status.virt_type", wide=True),
             waits_for=("Placed", "DiskReady", "PortsReady", "Started"),
+            conditions=("GuestReady", "DiskOwned", "HostAnswers"),
         ),
         _noun(
             "image",
@@ -75,6 +86,7 @@ NOUNS: dict[str, Noun] = {
             Column("FORMAT", "spec.format"),
             Column("SIZE", "status.virtual_size_bytes"),
             Column("SHA256", "status.sha256", wide=True),
+            conditions=("Ready",),
         ),
         _noun(
             "flavor",
@@ -85,7 +97,14 @@ NOUNS: dict[str, Noun] = {
             Column("DISK", "spec.disk_gib"),
             in_project=False,
         ),
-        _noun("network", "network", "layer-2 networks of a project", Column("MTU", "spec.mtu"), Column("VNI", "spec.vni", wide=True)),
+        _noun(
+            "network",
+            "network",
+            "layer-2 networks of a project",
+            Column("MTU", "spec.mtu"),
+            Column("VNI", "spec.vni", wide=True),
+            conditions=("Carried",),
+        ),
         _noun(
             "subnet",
             "network",
@@ -103,6 +122,7 @@ NOUNS: dict[str, Noun] = {
             Column("SERVER", "spec.server"),
             Column("MAC", "spec.mac", wide=True),
             Column("HOST", "status.host", wide=True),
+            conditions=("Bound",),
         ),
         _noun(
             "volume",
@@ -112,7 +132,7 @@ NOUNS: dict[str, Noun] = {
             Column("SERVER", "status.server"),
             Column("IMAGE", "spec.image"),
             Column("POOL", "spec.pool", wide=True),
-            waits_for=("DiskReady",),
+            waits_for=("Ready",),
         ),
         _noun(
             "pool",
@@ -123,6 +143,7 @@ NOUNS: dict[str, Noun] = {
             Column("CAPACITY", "status.capacity_bytes"),
             Column("DEFAULT", "spec.default"),
             in_project=False,
+            conditions=("Ready",),
         ),
         _noun(
             "host",
@@ -135,17 +156,19 @@ NOUNS: dict[str, Noun] = {
             Column("VIRT", "status.virt_type"),
             Column("AGENT", "spec.agent_address", wide=True),
             in_project=False,
+            conditions=("AgentAnswers", "Healthy"),
         ),
         Noun(
             "event",
             "events",
             "fleet",
             (
-                Column("TIME", "create_time"),
+                Column("AGE", "create_time"),
                 Column("SUBJECT", "subject"),
                 Column("REASON", "reason"),
-                Column("MESSAGE", "message"),
                 Column("SOURCE", "source", wide=True),
+                Column("REQUEST", "request_id", wide=True),
+                Column("MESSAGE", "message", cut=True),
             ),
             about="what happened, and why",
         ),

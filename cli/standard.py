@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cli.complete import NounName
-from cli.failure import Failure
+from cli.failure import Exit, Failure
 from cli.nouns import NOUNS, Noun
 from cli.output import output_options, print_list, print_one
 from cli.session import Session, message_of, pass_session
@@ -61,10 +61,21 @@ def _list(noun: Noun) -> click.Command:
     @click.option("--filter", "query", default="", help="Keep what matches.")
     @click.option("-w", "--watch", is_flag=True, help="Stay, and print a line for each change.")
     @click.option("-A", "--all-projects", is_flag=True, help="All projects that you may see.", hidden=not noun.in_project)
+    @click.option(
+        "--for",
+        "subject",
+        default="",
+        metavar="NOUN/NAME",
+        help="Only what happened to this one, e.g. server/web1.",
+        hidden=noun.singular != "event",
+    )
     @output_options
     @pass_session
-    def run(session: Session, query: str, watch: bool, all_projects: bool, output: str, no_headers: bool) -> None:
+    def run(session: Session, query: str, watch: bool, all_projects: bool, subject: str, output: str, no_headers: bool) -> None:
         parent = ("projects/-" if all_projects else session.client.parent) if noun.in_project else ""
+        if subject:
+            about, parent = _subject(session, noun, subject, parent)
+            query = f"{about} AND {query}" if query else about
         if watch:
             from cli.watch import watch_table
 
@@ -76,10 +87,19 @@ def _list(noun: Noun) -> click.Command:
     return run
 
 
-def get(session: Session, noun: Noun, name: str) -> Any:
+def _subject(session: Session, noun: Noun, subject: str, parent: str) -> tuple[str, str]:
+    """Return the filter for what `subject` names, and where its events are. Raises Failure."""
+    kind, slash, _ = subject.removeprefix(f"{session.client.parent}/").partition("/")
+    target = next((one for one in NOUNS.values() if kind in (one.singular, one.plural)), None)
+    if noun.singular != "event" or not slash or target is None:
+        raise Failure(f'"{subject}" names nothing that events are about', "it is written NOUN/NAME", "--for server/NAME", Exit.USAGE)
+    return f'subject = "{session.full_name(target, subject)}"', parent if target.in_project else "projects/-"
+
+
+def get(session: Session, noun: Noun, name: str, doing: str = "show") -> Any:
     request = message_of(noun, f"Get{noun.message}Request")(name=name)
     return session.client.unary(
-        noun.method("Get"), request, message_of(noun, noun.message), doing=f'show {noun.singular} "{name.rsplit("/", 1)[-1]}"'
+        noun.method("Get"), request, message_of(noun, noun.message), doing=f'{doing} {noun.singular} "{name.rsplit("/", 1)[-1]}"'
     )
 
 
@@ -108,7 +128,7 @@ def _set(noun: Noun) -> click.Command:
     @pass_session
     def run(session: Session, name: str, labels: tuple[str, ...], output: str, no_headers: bool) -> None:
         del no_headers
-        resource = get(session, noun, session.full_name(noun, name))
+        resource = get(session, noun, session.full_name(noun, name), "change")
         for key, value in parse_labels(labels).items():
             if value:
                 resource.labels[key] = value
@@ -116,11 +136,13 @@ def _set(noun: Noun) -> click.Command:
                 resource.labels.pop(key, None)
         request = message_of(noun, f"Update{noun.message}Request")(**{noun.singular: resource})
         request.update_mask.paths.append("labels")
-        print_one(
-            noun,
-            session.client.unary(noun.method("Update"), request, message_of(noun, noun.message), doing=f'change {noun.singular} "{name}"'),
-            output,
+        changed = session.client.unary(
+            noun.method("Update"), request, message_of(noun, noun.message), doing=f'change {noun.singular} "{name}"'
         )
+        if output == "table":
+            print(f"{noun.singular}/{name.rsplit('/', 1)[-1]} changed")
+        else:
+            print_one(noun, changed, output)
 
     return run
 
@@ -162,7 +184,8 @@ def _wait(noun: Noun) -> click.Command:
     @click.option("--timeout", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="Seconds until giving up.")
     @pass_session
     def run(session: Session, name: str, until: str, timeout: float) -> None:
-        follow(session, noun, session.full_name(noun, name), Waiting(True, until, timeout))
+        settled = follow(session, noun, session.full_name(noun, name), Waiting(True, until, timeout))
+        print(f"{noun.singular}/{name.rsplit('/', 1)[-1]} {'is gone' if until == 'deleted' else state_of(settled)}")
 
     return run
 
@@ -201,8 +224,6 @@ def parse_labels(labels: tuple[str, ...]) -> dict[str, str]:
     for label in labels:
         key, equals, value = label.partition("=")
         if not equals or not key:
-            from cli.failure import Exit
-
             raise Failure(f'"{label}" is not a label', "a label is written KEY=VALUE", "--label env=test", Exit.USAGE)
         parsed[key] = value
     return parsed
@@ -220,6 +241,25 @@ class Creation:
 
 def create(session: Session, noun: Noun, own_id: str, resource: Any, how: Creation) -> Any:
     """Create `resource`, wait as told, and print it; return it as it is then."""
+    created = ask(session, noun, own_id, resource, how)
+    if how.dry_run:
+        return created
+    if how.waiting.is_on:
+        created = follow(session, noun, created.name, how.waiting)
+    print_made(noun, created, how.output)
+    return created
+
+
+def print_made(noun: Noun, created: Any, output: str) -> None:
+    """Print what came of a create: a line, or with -o the resource."""
+    if output == "table":
+        print(f"{noun.singular}/{created.name.rsplit('/', 1)[-1]} {state_of(created)}")
+    else:
+        print_one(noun, created, output)
+
+
+def ask(session: Session, noun: Noun, own_id: str, resource: Any, how: Creation) -> Any:
+    """Ask for `resource` to be created, and print nothing but that it could be, in a dry run; return the answer."""
     resource.labels.update(how.labels)
     request = message_of(noun, f"Create{noun.message}Request")(
         **{noun.singular: resource, f"{noun.singular}_id": own_id}, validate_only=how.dry_run, request_id=str(uuid.uuid4())
@@ -231,13 +271,6 @@ def create(session: Session, noun: Noun, own_id: str, resource: Any, how: Creati
     )
     if how.dry_run:
         print(f"{noun.singular}/{own_id} could be created")
-        return created
-    if how.waiting.is_on:
-        created = follow(session, noun, created.name, how.waiting)
-    if how.output == "table":
-        print(f"{noun.singular}/{own_id} {state_of(created)}")
-    else:
-        print_one(noun, created, how.output)
     return created
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import grpc
 
+from cli.advice import short
 from cli.client import failure
 from cli.failure import Exit, Failure
 from cli.nouns import Noun
-from cli.progress import Progress, progress
+from cli.progress import Progress, condition_type, progress
 from cli.session import Session, message_of
 from cli.terminal import is_terminal, say, styled
 
@@ -61,6 +62,7 @@ def changes(
 
 def follow(session: Session, noun: Noun, name: str, until: str, timeout_s: float) -> Any:
     """Show the steps of `name` until it is `until` (or gone, with `deleted`); return its last version. Raises Failure."""
+    condition_type(noun, until)
     steps = Steps(noun, name)
     parent = "/".join(name.split("/")[:-2])
     deadline = time.monotonic() + timeout_s
@@ -91,9 +93,9 @@ def follow(session: Session, noun: Noun, name: str, until: str, timeout_s: float
         if ended.exit is Exit.UNAVAILABLE and resource is not None and until != "deleted":
             now = progress(noun, resource, until)
             if now.obstacle:
-                raise Failure(
-                    f'"{name.rsplit("/", 1)[-1]}" is still waiting', now.obstacle, now.fix or ended.fix, Exit.NO_CAPACITY
-                ) from ended
+                exit_status = Exit.NO_CAPACITY if now.waiting_for == "Placed" else Exit.UNAVAILABLE
+                what = f"{short(name)} is not {until} after {timeout_s:g} s, and goes on"
+                raise Failure(what, now.obstacle, now.fix or ended.fix, exit_status) from ended
         raise
     finally:
         steps.end()
@@ -127,8 +129,8 @@ class Steps:
             if step not in self._printed:
                 self._printed.add(step)
                 self._line(f"{styled('✓', 'green', sys.stderr)} {words(step)} {self._lap()}")
-        # What mends itself in a moment has no fix and is not worth a line.
-        if now.obstacle and now.fix and now.obstacle not in self._told:
+        # What mends itself in a moment has no fix and is not worth a line, nor is that a guest takes its time to boot.
+        if now.obstacle and now.fix and now.obstacle not in self._told and now.waiting_for != "GuestReady":
             self._told.add(now.obstacle)
             self._line(f"{styled('!', 'yellow', sys.stderr)} waiting: {now.obstacle}")
         if now.waiting_for and self._live:

@@ -1,11 +1,10 @@
 """`list -w`: the table, then a row for each change, over lost connections without a gap or a repeat."""
 
 import json
-import sys
 from typing import Any
 
 from cli.nouns import Noun
-from cli.output import columns_of, row, to_dict
+from cli.output import columns_of, fitting, row, to_dict
 from cli.session import Session
 from cli.standard import listed
 from cli.table import render
@@ -45,7 +44,7 @@ class _Printer:
         everything = [names, *rows]
         self._widths = [max(len(cells[index]) for cells in everything) for index in range(len(names))]
         for line in render(names, rows, with_headers=headers):
-            print(line, flush=True)
+            print(fitting(line, self._columns, self._output), flush=True)
 
     def change(self, kind: int, resource: Any) -> None:
         match self._output:
@@ -57,5 +56,5 @@ class _Printer:
                 cells = [harmless(cell) or "-" for cell in row(self._noun, resource, self._columns, self._full_names)]
                 if kind == CHANGE_DELETED:
                     cells[1] = "DELETED"
-                print("   ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip(), flush=True)
-                sys.stdout.flush()
+                line = "   ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
+                print(fitting(line, self._columns, self._output), flush=True)

@@ -1,10 +1,12 @@
 """From a server's status alone the CLI knows which steps are done, whether it has arrived, and why it never will."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.failure import Exit, Failure
 from cli.nouns import NOUNS
-from cli.progress import progress
+from cli.progress import condition_type, progress
 from kumo.api.compute.v1.server_pb2 import Server
 from kumo.api.type.v1.condition_pb2 import Condition
 
@@ -58,3 +60,23 @@ def test_steps_are_told_in_their_order_and_only_when_true(conditions: list[tuple
     order = [*NOUN.waits_for, "GuestReady"]
     assert list(done) == sorted(done, key=order.index)
     assert set(done) <= {kind for kind, status in conditions if status == 1}
+
+
+def test_what_a_noun_never_says_cannot_be_waited_for() -> None:
+    for noun, until in ((NOUN, "bogus"), (NOUNS["flavor"], "ready")):
+        with pytest.raises(Failure) as caught:
+            condition_type(noun, until)
+        assert caught.value.exit == Exit.USAGE and "settled" in caught.value.because
+
+
+def test_ready_is_what_the_noun_calls_so() -> None:
+    assert (condition_type(NOUN, "ready"), condition_type(NOUNS["volume"], "ready")) == ("GuestReady", "Ready")
+    assert condition_type(NOUN, "DiskReady") == condition_type(NOUN, "diskready") == "DiskReady"
+
+
+def test_a_stopped_server_is_not_waited_for_to_be_ready() -> None:
+    stopped = server("STOPPED", ("GuestReady", 2))
+    stopped.spec.power = Server.OFF
+    failure = progress(NOUN, stopped, "ready").failure
+    assert failure is not None and failure.fix == "kumo server start s"
+    assert progress(NOUN, stopped, "settled").reached
