@@ -38,19 +38,20 @@ class Bench:
 
     def __init__(self, lab: Trial, client: Client, hypervisor: "libvirt.virConnect") -> None:
         self._lab, self._client, self._hypervisor = lab, client, hypervisor
-        self._started: dict[str, float] = {}
+        self._running: dict[str, float] = {}
         hypervisor.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_event, None)
 
     def _on_event(self, _connection: object, domain: "libvirt.virDomain", event: int, _detail: int, _opaque: object) -> None:
-        if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
-            self._started[domain.UUIDString()] = time.perf_counter()
+        # The agent starts a guest paused, notes who has its disk, and resumes it: only then does it run.
+        if event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
+            self._running[domain.UUIDString()] = time.perf_counter()
 
     def _running_since(self, uid: str) -> float:
         end = time.monotonic() + 60
-        while uid not in self._started:
+        while uid not in self._running:
             assert time.monotonic() < end, f"{uid} does not run"
             libvirt.virEventRunDefaultImpl()
-        return self._started[uid]
+        return self._running[uid]
 
     def create(self, name: str, network: str) -> tuple[str, float]:
         """Create a server and return its uid and the milliseconds until libvirt said that it runs."""
