@@ -52,6 +52,7 @@ class Election:
         self._caught_up, self._clock, self._rng = caught_up, clock, rng
         self._lease: Lease | None = None
         self._term: Term | None = None
+        self._is_first_campaign = True
         self.leader: Leader | None = None
         self.lost = asyncio.Event()
         self.lost.set()
@@ -68,7 +69,9 @@ class Election:
     async def run(self, address: str, leading: Leading, *, ttl_s: int = _TTL_S) -> None:
         """Campaign, call `leading` with the term and cancel it when the term ends, and begin again; returns when `leading` does.
 
-        `address` is what others are told to ask instead. When cancelled, it gives the lead up at once.
+        `address` is what others are told to ask instead, and where this process listens already: whoever led from there has ended,
+        so that a process that is started again need not wait until the lease of the one before runs out.
+        When cancelled, it gives the lead up at once.
         """
         while True:
             try:
@@ -131,6 +134,13 @@ class Election:
                 # It was ours already: the answer to an earlier try was lost.
                 return self._won(address, found.create_revision)
             self.leader = Leader(found.value.decode(), Term(self._incarnation, found.create_revision))
+            # Once only: should two hosts claim one address by mistake, they do not take the lead from each other for ever.
+            if self._is_first_campaign and self.leader.address == address:
+                log.info("the process that led from this address has ended", address=address, term=str(self.leader.term))
+                self._is_first_campaign = False
+                await self._etcd.revoke(found.lease)
+                continue
+            self._is_first_campaign = False
             await self._wait_until_free(lease, answer.header.revision + 1)
         return None
 

@@ -57,8 +57,15 @@ class Mirror(Generic[M]):
         return lambda: self._callbacks.remove(callback)
 
     async def run(self) -> None:
-        """Load and follow; never returns."""
+        """Load and follow; never returns. Once it has ended, nobody waits here any more."""
         self.is_running = True
+        try:
+            await self._keep()
+        finally:
+            self.is_running = False
+            self._notify()
+
+    async def _keep(self) -> None:
         while True:
             try:
                 await self._load()
@@ -87,8 +94,12 @@ class Mirror(Generic[M]):
             raise Unavailable("MIRROR_BEHIND", message, fix="try again in a second", table=self.table) from error
 
     async def moved(self) -> None:
-        """Return after the next step or progress."""
-        await self._moved.wait()
+        """Return after the next step or progress. Raises Unavailable MIRROR_ENDED when none can come any more."""
+        if self.is_running:
+            await self._moved.wait()
+        if not self.is_running:
+            message = f"the mirror of {self.table} has ended at revision {self.revision}"
+            raise Unavailable("MIRROR_ENDED", message, fix="try again: the process is ending", table=self.table)
 
     async def _wait_a_little(self, revision: int) -> None:
         """A change of this very table arrives by itself; for a change elsewhere etcd has to be asked how far this watch is."""
@@ -104,7 +115,7 @@ class Mirror(Generic[M]):
     async def _moves_within(self, duration_s: float) -> bool:
         try:
             async with asyncio.timeout(duration_s):
-                await self._moved.wait()
+                await self.moved()
                 return True
         except TimeoutError:
             return False

@@ -14,6 +14,7 @@ import grpc
 import libvirt
 import rbd
 
+from cli.failure import Exit
 from deploy import ceph
 from deploy.layout import Lab, Port
 from deploy.trial import Trial
@@ -87,19 +88,24 @@ class Cloud(Trial):
             "rules": frozenset(_CHANGING.sub("", self.plane("nft", "list", "ruleset")).splitlines()),
             "namespaces": frozenset(self.inside("ls", str(Path(PLANE).parent)).split()),
             "taps": frozenset(self.inside("sh", "-c", "ls /sys/class/net").split()),
-            # Tombstones stay for an hour after their end is known above.
-            "agent files": frozenset(name for name in _files(self.lab.agent) if "-ended/" not in name),
+            "agent files": _without_tombstones(_files(self.lab.agent)),
             "guest files": frozenset(_files(self.lab.guest)),
         }
 
     def state_of(self, noun: str, name: str) -> str:
-        """Return the state of a resource; GONE where there is none."""
+        """Return the state of a resource; GONE where there is none, AWAY while the controller does not answer."""
         shown = self.kumo(noun, "show", name, "-o", "json", check=False)
-        if shown.returncode == 3:
-            return "GONE"
+        if shown.returncode in (Exit.NOT_FOUND, Exit.UNAVAILABLE):
+            return "GONE" if shown.returncode == Exit.NOT_FOUND else "AWAY"
         assert shown.returncode == 0, shown.stderr
         found = re.search(r'"state": "(\w+)"', shown.stdout)
         return found[1] if found else "UNKNOWN"
+
+
+def _without_tombstones(names: set[str]) -> frozenset[str]:
+    """Leave out what stays for an hour after its end was acknowledged: the last command about a thing, and the note of the end."""
+    ended = {name.rsplit("/", 1)[-1] for name in names if "-ended/" in name}
+    return frozenset(name for name in names if name.rsplit("/", 1)[-1] not in ended)
 
 
 def _files(folder: Path) -> set[str]:

@@ -187,3 +187,25 @@ async def test_a_lease_that_is_lost_ends_the_lead(etcd: Etcd, plane: Plane) -> N
 async def test_a_term_from_after_a_restore_is_greater_than_any_before() -> None:
     before, after = Term("01a2-7", 500), Term("01b0-7", 3)
     assert before < after and ops.prefix_end(b"a\xff") == b"b"
+
+
+async def test_a_process_that_is_started_again_does_not_wait_for_the_lease_of_its_former_self(etcd: Etcd, plane: Plane) -> None:
+    """The control is a candidate at another address, which does wait."""
+    former = await etcd.lease(60)
+    key = plane.keys.raw("lead")
+    put = await etcd.txn([ops.create_revision_is(key, 0)], [ops.put(key, b"10.0.0.1:7401", former.id)])
+    assert put.succeeded
+    led: list[Term] = []
+
+    async def lead(term: Term) -> None:
+        led.append(term)
+
+    async with plane:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await plane.election.run("10.0.0.2:7401", lead, ttl_s=_TTL_S)
+        assert not led
+    async with await Plane.open(etcd, plane.keys.prefix, format_version=plane.format_version) as again:
+        async with asyncio.timeout(10):
+            await again.election.run("10.0.0.1:7401", lead, ttl_s=_TTL_S)
+    assert len(led) == 1 and led[0].create_revision > put.header.revision
