@@ -106,6 +106,21 @@ async def test_reads_go_on_and_writes_are_refused_soon_while_etcd_is_away(shared
             await mirrored.mirror.wait(10**9, 0.1)
 
 
+async def test_whoever_follows_or_waits_is_told_when_the_process_has_ended(etcd: Etcd, plane: Plane) -> None:
+    table = things(plane)
+    async with plane:
+        await create(plane, table, thing("a/1"))
+        changes = table.watch()
+        while (await anext(changes)).kind is not Kind.SYNCED:
+            pass
+        following, waiting = asyncio.ensure_future(anext(changes)), asyncio.ensure_future(table.mirror.wait(10**9, 30.0))
+        await asyncio.sleep(0)  # both begin, and wait
+    for one in (following, waiting, asyncio.ensure_future(table.mirror.moved())):
+        with pytest.raises(Unavailable, match="MIRROR_ENDED"):
+            async with asyncio.timeout(10):
+                await one
+
+
 async def test_a_target_is_never_deleted_under_a_referrer_that_came_at_the_same_time(plane: Plane) -> None:
     table = things(plane)
     async with plane:

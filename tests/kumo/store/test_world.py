@@ -15,6 +15,7 @@ _WHO = st.integers(0, 1)
 _NAME = st.sampled_from(["n0", "n1", "n2"])
 _ACT = st.tuples(st.sampled_from(["create", "update", "report", "delete"]), _NAME)
 _ACTS = st.lists(_ACT, min_size=1, max_size=4)
+# Every wait inside a step has a limit of its own, and so do the repetitions: this is for a step that waits without one.
 _STEP_S = 60.0
 
 
@@ -23,7 +24,13 @@ def machine(loop: asyncio.AbstractEventLoop, member: Member) -> type[RuleBasedSt
 
     class Machine(RuleBasedStateMachine):
         def call(self, work: Coroutine[Any, Any, None]) -> None:
-            asyncio.run_coroutine_threadsafe(work, loop).result(_STEP_S)
+            step = asyncio.run_coroutine_threadsafe(work, loop)
+            try:
+                step.result(_STEP_S)
+            except TimeoutError as error:
+                # Not as it is: asyncio makes a new TimeoutError of one that leaves a thread, without where it was and why.
+                said = asyncio.run_coroutine_threadsafe(self.world.standing(), loop).result(_STEP_S)
+                raise AssertionError(f"a step waited in vain\n{said}") from error
 
         @initialize()
         def start(self) -> None:
