@@ -35,9 +35,8 @@ def command(session: Session, method: str | None, request: str) -> None:
     service = services.find(service_name or method_name)
     if not service_name:
         for each in service.methods:
-            print(
-                f"{service.name}/{each.name}  {each.input_type.name} → {'stream ' if each.server_streaming else ''}{each.output_type.name}"
-            )
+            asked, answered = (_streamed(each.client_streaming, each.input_type), _streamed(each.server_streaming, each.output_type))
+            print(f"{service.name}/{each.name}  {asked} → {answered}")
         return
     chosen = service.methods_by_name.get(method_name)
     if chosen is None:
@@ -50,22 +49,23 @@ def command(session: Session, method: str | None, request: str) -> None:
     _run(session, services, chosen, sys.stdin.read() if request == "-" else request)
 
 
+def _streamed(many: bool, kind: Any) -> str:
+    return f"{'stream ' if many else ''}{kind.name}"
+
+
 def _run(session: Session, services: "_Services", method: Any, text: str) -> None:
     from google.protobuf import json_format, message_factory
 
     from cli.client import failure
 
     input_class, output_class = (message_factory.GetMessageClass(kind) for kind in (method.input_type, method.output_type))
+    documents = _documents(text, method)
     try:
-        messages = [
-            json_format.ParseDict(item, input_class(), descriptor_pool=services.pool) for item in _documents(text, method.client_streaming)
-        ]
-    except (ValueError, json_format.ParseError) as error:
+        messages = [json_format.ParseDict(item, input_class(), descriptor_pool=services.pool) for item in documents]
+    except json_format.ParseError as error:
+        fields = ", ".join(field.name for field in method.input_type.fields) or "none"
         raise Failure(
-            f"the request is no {method.input_type.name}",
-            str(error),
-            f"its fields: {', '.join(field.name for field in method.input_type.fields)}",
-            Exit.USAGE,
+            f"the request is no {method.input_type.name}", str(error).splitlines()[0], f"use its fields: {fields}", Exit.USAGE
         ) from error
     path = f"{method.containing_service.full_name}/{method.name}"
     try:
@@ -81,9 +81,19 @@ def _run(session: Session, services: "_Services", method: Any, text: str) -> Non
         raise failure(error, f"call {method.name}", session.client.context) from error
 
 
-def _documents(text: str, many: bool) -> list[Any]:
-    content = json.loads(text)
-    return content if many and isinstance(content, list) else [content]
+def _documents(text: str, method: Any) -> list[Any]:
+    """Return the messages that were written: one object, or a list of them where the method takes a stream. Raises Failure."""
+    example = json.dumps({field.name: "…" for field in method.input_type.fields[:1]}, ensure_ascii=False)
+    fix = f"kumo call {method.containing_service.name}/{method.name} '{example}'"
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise Failure("the request is not JSON", str(error), fix, Exit.USAGE) from error
+    documents = content if method.client_streaming and isinstance(content, list) else [content]
+    if not all(isinstance(document, dict) for document in documents):
+        takes = "an object, or a list of objects, since it takes a stream" if method.client_streaming else "one object"
+        raise Failure(f"the request is no {method.input_type.name}", f"it has to be {takes}", fix, Exit.USAGE)
+    return documents
 
 
 class _Services:

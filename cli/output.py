@@ -114,7 +114,18 @@ def print_one(noun: Noun, resource: Any, form: str) -> None:
 
 
 # What only machines, or those who look for a fault in Kumo itself, have a use for; -o wide shows it.
-_HIDDEN = {"etag", "generation", "observed_generation", "conditions", "placement", "cell_epoch", "host_epoch", "boot_id", "backend_name"}
+_HIDDEN = {
+    "etag",
+    "generation",
+    "observed_generation",
+    "conditions",
+    "placement",
+    "cell_epoch",
+    "host_epoch",
+    "boot_id",
+    "backend_name",
+    "heard_time",
+}
 
 
 def describe(resource: dict[str, Any], wide: bool = False) -> list[str]:
@@ -144,11 +155,19 @@ def _is_hidden(key: str) -> bool:
 def _condition_lines(condition: dict[str, str]) -> list[str]:
     mark = {"TRUE": "✓", "FALSE": "✗"}.get(condition.get("status", ""), "·")
     head = f"  {mark} {condition.get('type', '')}"
+    if condition.get("status") != "TRUE" and (since := condition.get("since")):
+        head += f" (for {age(_seconds(since), time.time())})"
     because = condition.get("operator_message") or condition.get("message", "")
     lines = [harmless(": ".join(part for part in (head, because) if part))]
     if condition.get("fix") and condition.get("status") != "TRUE":
         lines.append(harmless(f"    fix: {condition['fix']}"))
     return lines
+
+
+def _seconds(moment_text: str) -> float:
+    import datetime
+
+    return datetime.datetime.fromisoformat(moment_text).timestamp()
 
 
 def _flat(key: str, value: Any, project: str) -> str:
@@ -160,9 +179,7 @@ def _flat(key: str, value: Any, project: str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if key.endswith("_time") and isinstance(value, str):
-        import datetime
-
-        return moment(datetime.datetime.fromisoformat(value).timestamp())
+        return moment(_seconds(value))
     text = str(value)
     if key.endswith("_bytes") and text.isdigit():
         return f"{text} ({size(int(text))})"

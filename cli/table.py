@@ -6,11 +6,14 @@ from collections.abc import Iterable, Sequence
 from cli.terminal import harmless
 
 
-def render(headers: Sequence[str], rows: Iterable[Sequence[str]], *, with_headers: bool = True) -> list[str]:
-    """Return the lines of a table; an empty cell shows as `-`."""
+def render(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, with_headers: bool = True, widths: Sequence[int] | None = None
+) -> list[str]:
+    """Return the lines of a table; an empty cell shows as `-`. `widths` are those of lines printed before, if there were any."""
     cells = [[harmless(cell).replace("\n", " ").replace("\t", " ") or "-" for cell in row] for row in rows]
     shown = [list(headers), *cells] if with_headers else cells
-    widths = [max((len(row[column]) for row in shown), default=0) for column in range(len(headers))]
+    if widths is None:
+        widths = [max((len(row[column]) for row in shown), default=0) for column in range(len(headers))]
     return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 

@@ -11,6 +11,7 @@ from cli.table import render
 from cli.terminal import harmless, say
 from cli.wait import CHANGE_DELETED, CHANGE_SYNCED, changes
 
+_STATE_CHARS = len("REBOOTING")
 _KINDS = {1: "EXISTING", 3: "CREATED", 4: "UPDATED", 5: "DELETED"}
 
 
@@ -33,18 +34,30 @@ class _Printer:
         self._noun, self._output, self._full_names = noun, output, full_names
         self._columns = columns_of(noun, output == "wide")
         self._widths: list[int] = []
+        # What was printed last of each resource, so that a change of what no column shows is no new row.
+        self._shown: dict[str, list[str]] = {}
 
     def start(self, items: list[Any], headers: bool) -> None:
         if self._output in ("json", "yaml", "name"):
             for item in items:
                 self.change(1, item)
             return
-        rows = [row(self._noun, item, self._columns, self._full_names) for item in items]
+        rows = [self._cells(item) for item in items]
+        self._shown = {item.uid: self._lasting(cells) for item, cells in zip(items, rows, strict=True)}
         names = [column.header for column in self._columns]
         everything = [names, *rows]
-        self._widths = [max(len(cells[index]) for cells in everything) for index in range(len(names))]
-        for line in render(names, rows, with_headers=headers):
+        self._widths = [max(len(harmless(cells[index])) for cells in everything) for index in range(len(names))]
+        if "STATE" in names:
+            self._widths[names.index("STATE")] = max(self._widths[names.index("STATE")], _STATE_CHARS)
+        for line in render(names, rows, with_headers=headers, widths=self._widths):
             print(fitting(line, self._columns, self._output), flush=True)
+
+    def _cells(self, resource: Any) -> list[str]:
+        return row(self._noun, resource, self._columns, self._full_names)
+
+    def _lasting(self, cells: list[str]) -> list[str]:
+        """Return the cells that do not change by themselves."""
+        return [cell for cell, column in zip(cells, self._columns, strict=True) if column.header != "AGE"]
 
     def change(self, kind: int, resource: Any) -> None:
         match self._output:
@@ -53,8 +66,13 @@ class _Printer:
             case "name":
                 print(harmless(resource.name), flush=True)
             case _:
-                cells = [harmless(cell) or "-" for cell in row(self._noun, resource, self._columns, self._full_names)]
+                cells = self._cells(resource)
                 if kind == CHANGE_DELETED:
                     cells[1] = "DELETED"
-                line = "   ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
-                print(fitting(line, self._columns, self._output), flush=True)
+                    self._shown.pop(resource.uid, None)
+                elif self._shown.get(resource.uid) == self._lasting(cells):
+                    return
+                else:
+                    self._shown[resource.uid] = self._lasting(cells)
+                for line in render([], [cells], with_headers=False, widths=self._widths):
+                    print(fitting(line, self._columns, self._output), flush=True)

@@ -65,7 +65,7 @@ def test_without_a_cloud_the_error_says_how_to_get_one(tmp_path: Path) -> None:
 
 def test_an_unreachable_cloud_is_named_and_the_status_says_unavailable(tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
-    authority.write_text("")
+    authority.write_text("-----BEGIN CERTIFICATE-----\n")
     shown = kumo("--request-timeout", "2", "server", "list", home=tmp_path, KUMO_ADDRESS="127.0.0.1:1", KUMO_CA=str(authority))
     assert shown.returncode == Exit.UNAVAILABLE
     assert "127.0.0.1:1" in shown.stderr

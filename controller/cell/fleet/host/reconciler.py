@@ -1,5 +1,7 @@
 """Writes the status of one host from what its agent says, from how long it was silent and from what is booked on it."""
 
+from datetime import timedelta
+
 from controller.cell.cell import Cell
 from controller.cell.conditions import Said, conditions
 from controller.cell.events import WARNING, Happened
@@ -23,12 +25,12 @@ class HostReconciler:
         ready = session is not None and session.is_ready
         silent_s = self._cell.clock.monotonic() - session.silent_since if session is not None and not ready else 0.0
         verdict = judge(World(host.status.state, ready, silent_s))
-        part = self._derive(host, session, verdict.state)
+        part = self._derive(host, session, verdict.state, silent_s)
         told = _happened(host, part, session)
         await self._cell.reporter.report(self._cell.records.hosts, part, told, self._cell.now())
         return verdict.look_again_s
 
-    def _derive(self, host: Host, session: Session | None, state: Host.State.ValueType) -> Host:
+    def _derive(self, host: Host, session: Session | None, state: Host.State.ValueType, silent_s: float) -> Host:
         """Return a host with its uid and its status alone; what is not known now stays as it was."""
         before = host.status
         part = Host(uid=host.uid)
@@ -42,6 +44,8 @@ class HostReconciler:
             _take(after, facts)
         if facts is not None and (state != before.state or not before.HasField("heard_time")):
             after.heard_time.FromDatetime(self._cell.now())
+        elif facts is None and before.state == Host.UP and state != Host.UP:
+            after.heard_time.FromDatetime(self._cell.now() - timedelta(seconds=silent_s))
         booking = self._cell.records.bookings.get(host.uid)
         after.claimed_vcpus = booking.vcpus if booking is not None else 0
         after.claimed_memory_mib = booking.memory_mib if booking is not None else 0
