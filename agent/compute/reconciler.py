@@ -83,6 +83,8 @@ class _Memory:
     restart_at: float = 0.0
     guest_files: bytes = b""
     disks_foreign: str | None = None
+    # What was said of its ports when it was last looked at.
+    ports_lacking: str = ""
 
     def forget_asking(self) -> None:
         self.asked_first = self.asked_last = None
@@ -201,6 +203,7 @@ class ServerReconciler:
         now = self._clock.monotonic()
         self._note_end(uid, memory, domain, now)
         memory.domain = domain
+        memory.ports_lacking = self._lacking_ports(command)
         clients = self._kept.clients(uid)
         to_go = command is not None and not command.HasField("desired")
         return World(
@@ -208,7 +211,7 @@ class ServerReconciler:
             reboots=self._kept.reboots(uid),
             clients_of=clients.process if clients else None,
             clients_gone=clients is not None and self._here.processes.is_gone(clients.process),
-            ports_lacking=self._lacking_ports(command),
+            ports_lacking=memory.ports_lacking,
             guest_files=memory.guest_files != b"" and (to_go or memory.guest_files == _guest_digest(command)),
             asked_first_s=None if memory.asked_first is None else now - memory.asked_first,
             asked_last_s=None if memory.asked_last is None else now - memory.asked_last,
@@ -354,7 +357,12 @@ class ServerReconciler:
         self._book.set_server(facts)
 
     def _port_changed(self, port_uid: str) -> None:
-        if (uid := self._server_of_port.get(port_uid)) is not None:
+        uid = self._server_of_port.get(port_uid)
+        if uid is None:
+            return
+        # A start that fails unplugs its ports again: to wake for that would be to begin anew each time, whatever the back-off says.
+        memory = self._memory.get(uid)
+        if memory is None or memory.ports_lacking != self._lacking_ports(self._commands.held.get(uid)):
             self.wake(uid)
 
     def _uids(self) -> list[str]:

@@ -202,6 +202,23 @@ async def test_a_server_starts_when_its_last_port_is_in_force(rig: Rig) -> None:
     await rig.until(uid, running)
 
 
+async def test_a_port_that_was_only_plugged_or_unplugged_wakes_no_server(rig: Rig) -> None:
+    uid, port = new_uid(), new_uid()
+    volume = await rig.volume(uid)
+    rig.book.set_port(PortFacts(uid=port, binding=PortFacts.BOUND, plugged=True))
+    nics = [DesiredNic(port_uid=port, mac="52:54:00:00:00:02", mtu=1450)]
+    await rig.apply(uid, rig.desired(volume, nics=nics))
+    await rig.until(uid, running)
+    # Kept without a wake: the next one is seen by what it does.
+    command = ApplyServerRequest(stamp=rig.stamp(2), uid=uid, desired=rig.desired(volume, nics=nics, running=False, hard=True))
+    await rig.commands.accept(command)
+    rig.book.set_port(PortFacts(uid=port, binding=PortFacts.BOUND, plugged=False))
+    await rig.start()  # what was woken before has had its turn
+    await rig.pid(uid)
+    rig.book.set_port(PortFacts(uid=port, binding=PortFacts.UNBOUND))
+    await rig.until(uid, off)
+
+
 @pytest.mark.parametrize("owner", [None, ("other host", (1, 1)), (HOST, (1, 2))])
 async def test_a_server_does_not_start_on_a_disk_that_is_not_its_own(rig: Rig, owner: tuple[str, tuple[int, int]] | None) -> None:
     uid = new_uid()
