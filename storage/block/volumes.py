@@ -53,13 +53,15 @@ def ensure_volume(volumes: Any, images: Any, wanted: Wanted) -> Volume:
     Raises NotFound without the image, FailedPrecondition if the image is larger than the volume.
     """
     name = volume_name(wanted.uid)
-    if (found := find_volume(volumes, wanted.uid)) is not None and found.generation:
-        return found
-    if found is None:
-        if wanted.image_uid:
-            _clone(volumes, images, wanted)
-        else:
-            rbd.RBD().create(volumes, name, wanted.size_bytes, old_format=False, features=_FEATURES)
+    try:
+        # Made before it is looked for: it hardly ever is there, and looking would cost each server the time.
+        _make(volumes, images, wanted)
+    except (rbd.ImageExists, NotFound):
+        found = find_volume(volumes, wanted.uid)
+        if found is None:
+            raise
+        if found.generation:
+            return found
     with rbd.Image(volumes, name) as image:
         # A clone begins as large as its image. Asking the image before would cost opening it, each time.
         size_bytes = image.size()
@@ -80,9 +82,13 @@ def ensure_volume(volumes: Any, images: Any, wanted: Wanted) -> Volume:
     )
 
 
-def _clone(volumes: Any, images: Any, wanted: Wanted) -> None:
+def _make(volumes: Any, images: Any, wanted: Wanted) -> None:
+    name = volume_name(wanted.uid)
+    if not wanted.image_uid:
+        rbd.RBD().create(volumes, name, wanted.size_bytes, old_format=False, features=_FEATURES)
+        return
     try:
-        rbd.RBD().clone(images, wanted.image_uid, SNAPSHOT, volumes, volume_name(wanted.uid), features=_FEATURES)
+        rbd.RBD().clone(images, wanted.image_uid, SNAPSHOT, volumes, name, features=_FEATURES)
     except rbd.ImageNotFound as error:
         raise NotFound("IMAGE_NOT_FOUND", f"image {wanted.image_uid} is not in this pool", image_uid=wanted.image_uid) from error
 
