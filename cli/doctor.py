@@ -91,14 +91,10 @@ def _fleet(singular: str, good_state: str) -> Callable[[Session], list[Finding]]
         findings = []
         for item in items:
             state, own_id = cell(item, "status.state"), cell(item, "name")
-            why = next((condition.message for condition in item.status.conditions if condition.status == 2 and condition.message), "")
-            findings.append(
-                Finding(
-                    f"{singular} {own_id} is {state or 'unknown'}{': ' + why if why else ''}",
-                    state == good_state,
-                    f"kumo {singular} show {own_id}",
-                )
-            )
+            wrong = next((condition for condition in item.status.conditions if condition.status == 2), None)
+            why = f": {wrong.operator_message or wrong.message}" if wrong is not None else ""
+            fix = "\n       ".join([*([wrong.fix] if wrong is not None and wrong.fix else []), f"kumo {singular} show {own_id}"])
+            findings.append(Finding(f"{singular} {own_id} is {state or 'unknown'}{why}", state == good_state and wrong is None, fix))
         return findings
 
     return check

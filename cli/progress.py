@@ -25,6 +25,8 @@ _UNDERWAY = frozenset(
     }
 )
 _TRUE, _FALSE = 1, 2
+# Conditions that are there only while they do not hold: each keeps the resource from every step.
+_KEEP_ALL = ("HostAnswers", "GoesOn", "Gone")
 _RUNNING_ONLY = frozenset({"Started", "GuestReady"})
 
 
@@ -58,11 +60,17 @@ def progress(noun: Noun, resource: Any, until: str) -> Progress:
     observed = status.observed_generation >= resource.generation or not noun.waits_for
     reached = observed and (wanted in done if wanted else name not in _UNDERWAY)
     missing = next((step for step in steps if step not in done), "")
-    blocking = conditions.get(missing)
-    obstacle = blocking is not None and blocking.status == _FALSE and blocking.message
-    return Progress(
-        done, missing, blocking.message if blocking and obstacle else "", blocking.fix if blocking and obstacle else "", reached
-    )
+    obstacle, fix = _obstacle(conditions, missing)
+    return Progress(done, missing, obstacle, fix, reached)
+
+
+def _obstacle(conditions: dict[str, Any], missing: str) -> tuple[str, str]:
+    """Return what keeps the step `missing`, or what keeps all of it, and what helps; operators are told more than tenants."""
+    for kind in (*_KEEP_ALL, missing):
+        found = conditions.get(kind)
+        if found is not None and found.status == _FALSE and found.message:
+            return found.operator_message or found.message, found.fix
+    return "", ""
 
 
 def condition_type(noun: Noun, until: str) -> str:
@@ -95,4 +103,4 @@ def _why(resource: Any, conditions: Any) -> Failure:
     what, look = f"{short(resource.name)} failed", f"kumo event list --for {short(resource.name)}"
     if bad is None:
         return Failure(what, "no condition says why", look)
-    return Failure(what, bad.message, bad.fix or look, Exit.FAILED, bad.reason)
+    return Failure(what, bad.operator_message or bad.message, bad.fix or look, Exit.FAILED, bad.reason)

@@ -16,6 +16,7 @@ from cli.session import Session, message_of
 from cli.terminal import is_terminal, say, styled
 
 CHANGE_SYNCED, CHANGE_DELETED = 2, 5
+_TOO_LATE = "TOO_LATE"
 _RETRY_S = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -47,6 +48,7 @@ def changes(
                     "the time given with --timeout is over",
                     "wait longer with --timeout, or look: kumo event list",
                     Exit.UNAVAILABLE,
+                    _TOO_LATE,
                 ) from error
             if not isinstance(error, grpc.Call) or error.code() not in (
                 grpc.StatusCode.UNAVAILABLE,
@@ -90,13 +92,16 @@ def follow(session: Session, noun: Noun, name: str, until: str, timeout_s: float
         say(f"Stopped waiting; the work goes on. To follow it again: kumo {noun.singular} wait {name.rsplit('/', 1)[-1]} --for={until}")
         raise
     except Failure as ended:
-        if ended.exit is Exit.UNAVAILABLE and resource is not None and until != "deleted":
-            now = progress(noun, resource, until)
-            if now.obstacle:
-                exit_status = Exit.NO_CAPACITY if now.waiting_for == "Placed" else Exit.UNAVAILABLE
-                what = f"{short(name)} is not {until} after {timeout_s:g} s, and goes on"
-                raise Failure(what, now.obstacle, now.fix or ended.fix, exit_status) from ended
-        raise
+        if ended.reason != _TOO_LATE:
+            raise
+        now = progress(noun, resource, until) if resource is not None else Progress()
+        raise Failure(
+            f"{short(name)} is not {until} after {timeout_s:g} s, and goes on",
+            now.obstacle or ended.because,
+            now.fix or f"wait longer with --timeout, or look: kumo event list --for {short(name)}",
+            Exit.NO_CAPACITY if now.obstacle and now.waiting_for == "Placed" else Exit.UNAVAILABLE,
+            ended.reason,
+        ) from ended
     finally:
         steps.end()
     raise AssertionError("a watch without an end ended")

@@ -35,6 +35,7 @@ SILENT_S = 5.0
 _DIAL_S = 5.0
 _COMMAND_S = 20.0
 _FIRST_BACKOFF_S, _MOST_BACKOFF_S = 0.1, 5.0
+_NOT_DIALLED = "it was not dialled yet"
 
 # Opens a channel to the address of the agent of the host of that name.
 Dial = Callable[[str, str], Awaitable[grpc.aio.Channel]]
@@ -67,7 +68,7 @@ class Session:
         self.heard_at: float | None = None
         # Since when it is not ready, on the monotonic clock.
         self.silent_since = now
-        self.why_silent = "it was not dialled yet"
+        self.why_silent = _NOT_DIALLED
         self._dial, self._term, self._sequence, self._listener = dial, term, sequence, listener
         self._told: dict[str, bytes] = {}
         self._channel: grpc.aio.Channel | None = None
@@ -93,7 +94,7 @@ class Session:
         """Raises Unavailable while the agent is away."""
         if self._channel is None or not self.is_ready:
             raise Unavailable(
-                "HOST_SILENT",
+                "HOST_NOT_DIALLED" if self.why_silent == _NOT_DIALLED else "HOST_SILENT",
                 f"the agent of host {self.name} does not answer: {self.why_silent}",
                 fix="look at the agent of that host; the work goes on by itself when it answers",
                 host=self.name,

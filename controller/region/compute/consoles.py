@@ -35,7 +35,7 @@ class Consoles:
     async def read_log(self, request: Any, server: Server) -> AsyncIterator[Any]:
         asked = cell_pb2.ReadConsoleLogRequest(caller=caller(), uid=server.uid, tail_bytes=request.tail_bytes, follow=request.follow)
         async for answer in self._forward.stream(
-            _cell_of(server), lambda channel: cell_pb2_grpc.StreamsStub(channel).ReadConsoleLog(asked)
+            _cell_of(server), lambda channel: cell_pb2_grpc.StreamsStub(channel).ReadConsoleLog(asked), reopens=True
         ):
             yield server_pb2.ReadConsoleLogResponse(output=answer.output)
 

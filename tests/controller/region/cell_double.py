@@ -20,7 +20,7 @@ from kumo.api.storage.v1.attachment_pb2 import Attachment
 from kumo.api.storage.v1.volume_pb2 import Volume
 from kumo.api.type.v1.condition_pb2 import Condition
 from kumo.api.type.v1.stamp_pb2 import Stamp, Term
-from kumo.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
+from kumo.errors import Aborted, AlreadyExists, Error, FailedPrecondition, NotFound
 from kumo.ids import new_uid
 from kumo.stamps import behind, term_order
 
@@ -60,6 +60,8 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
     room: int = 1000
     says_ended: bool = True
     refuses: bool = False
+    # What it answers to forwarded calls and streams, one each, before it does as it is told.
+    refusals: list[Error] = field(default_factory=list)
     thawed: asyncio.Event = field(default_factory=asyncio.Event)
     things: dict[str, Thing] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
@@ -223,6 +225,10 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
         self.say(cell_pb2.Fact(uid=host.uid, host=host, ended=True))
         return host
 
+    def _refuse(self) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+
     def _host(self, name: str) -> Host:
         for host in self.hosts.values():
             if host.name == name:
@@ -252,5 +258,6 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
             yield cell_pb2.AttachConsoleResponse(output=request.input.upper())
 
     async def ReadConsoleLog(self, request: cell_pb2.ReadConsoleLogRequest, context: Any) -> AsyncIterator[cell_pb2.ReadConsoleLogResponse]:
+        self._refuse()
         for _ in range(3):
             yield cell_pb2.ReadConsoleLogResponse(output=b"x" * 1000)

@@ -38,7 +38,9 @@ def patterns(message: Descriptor) -> Iterator[str]:
         yield from patterns(nested)
 
 
-PATTERNS = sorted({pattern for file in FILES for message in file.DESCRIPTOR.message_types_by_name.values() for pattern in patterns(message)})
+PATTERNS = sorted(
+    {pattern for file in FILES for message in file.DESCRIPTOR.message_types_by_name.values() for pattern in patterns(message)}
+)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

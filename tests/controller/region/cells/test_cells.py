@@ -275,3 +275,27 @@ async def test_a_tenant_is_told_to_wait_and_not_where_its_server_is(site: Site) 
                 pass
         assert refused.value.reason == "PLACE_UNAVAILABLE"
         assert "cell" not in refused.value.message + str(refused.value.metadata)
+
+
+def follower() -> FailedPrecondition:
+    return FailedPrecondition("NOT_LEADER", "this controller does not lead cell a", fix="ask the leader", address="", cell="a")
+
+
+async def console_log(rig: Rig) -> bytes:
+    request = server_pb2.ReadConsoleLogRequest(name=f"{PROJECT}/servers/web")
+    return b"".join([piece.output async for piece in rig.api.servers.ReadConsoleLog(request)])
+
+
+async def test_who_reads_a_log_does_not_hear_of_elections(rig: Rig) -> None:
+    await rig.api.create_server("web")
+    await eventually(rig.state_is("web", Server.ACTIVE))
+    rig.cell.refusals = [follower(), Unavailable("CELL_STARTING", "just elected"), Unavailable("HOST_NOT_DIALLED", "not dialled yet")]
+    assert await console_log(rig) == b"x" * 3000
+    rig.cell.refusals = [follower()] * 100
+    with pytest.raises(Unavailable) as refused:
+        await console_log(rig)
+    assert refused.value.reason == "CELL_LEADERLESS" and "leader" not in refused.value.fix
+    rig.cell.refusals = [Unavailable("HOST_SILENT", "it is away")]
+    with pytest.raises(Unavailable) as refused:
+        await console_log(rig)
+    assert refused.value.reason == "HOST_SILENT" and not rig.cell.refusals
