@@ -16,6 +16,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from kumo.clock import Clock, SystemClock
 from kumo.errors import Error
 from kumo.log import bound, get_logger
+from kumo.origin import ORIGIN, origin_of
 
 log = get_logger(__name__)
 
@@ -153,8 +154,11 @@ class Loop:
 
     async def _call(self, key: str) -> None:
         started = self._clock.monotonic()
+        origin = origin_of(key)
+        asked = {"request_id": origin} if origin else {}
+        token = ORIGIN.set(origin)
         try:
-            with bound(loop=self.name, key=key):
+            with bound(loop=self.name, key=key, **asked):
                 look_again_s = await self._reconcile(key)
         except Exception as error:  # noqa: BLE001  # whatever it is, the key is tried again
             self._failed(key, error)
@@ -163,6 +167,7 @@ class Loop:
             if look_again_s is not None:
                 self._schedule(key, self._clock.monotonic() + look_again_s)
         finally:
+            ORIGIN.reset(token)
             self._duration.observe(self._clock.monotonic() - started)
 
     def _failed(self, key: str, error: Exception) -> None:

@@ -8,6 +8,7 @@ from kumo.api.fleet.v1.event_pb2 import Event
 from kumo.clock import Clock
 from kumo.ids import new_uid
 from kumo.names import join, project_of
+from kumo.origin import remember
 from kumo.rpc.call import CALL
 from kumo.store.table import Table
 from kumo.store.txn import Txn
@@ -49,6 +50,7 @@ class Events:
             request_id=call.request_id if call is not None else "",
             source=_SOURCE,
         )
+        remember(subject.uid, event.request_id)
         self.store(txn, event)
 
     def store(self, txn: Txn, event: Event) -> None:

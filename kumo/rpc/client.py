@@ -13,6 +13,7 @@ import grpc
 
 from kumo.errors import DeadlineExceeded, Unavailable
 from kumo.ids import new_uid
+from kumo.origin import ORIGIN
 from kumo.rpc.call import CALL, REQUEST_ID_KEY
 from kumo.rpc.status import from_rpc_error
 
@@ -212,7 +213,8 @@ def _timeout(method: str, own_s: float | None) -> float | None:
 
 def _metadata(own: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     call = CALL.get()
-    return (*own, (REQUEST_ID_KEY, call.request_id if call is not None else new_uid()))
+    request_id = call.request_id if call is not None else ORIGIN.get()
+    return (*own, (REQUEST_ID_KEY, request_id or new_uid()))
 
 
 def _raise(error: BaseException, method: str) -> NoReturn:

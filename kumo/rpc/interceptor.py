@@ -22,8 +22,9 @@ from google.protobuf.message import Message
 from kumo.errors import DeadlineExceeded, Error, Internal, PermissionDenied, ResourceExhausted, Unavailable
 from kumo.ids import new_uid
 from kumo.log import bind, get_logger
+from kumo.origin import remember
 from kumo.rpc.audience import ErrorFilter
-from kumo.rpc.call import CALL, REQUEST_ID_KEY, Audience, Call, Principal
+from kumo.rpc.call import CALL, REQUEST_ID_KEY, Audience, Call, Principal, current_call
 from kumo.rpc.fields import method_audience
 from kumo.rpc.identity import Context, PrincipalOf
 from kumo.rpc.meter import METERS
@@ -39,6 +40,10 @@ _EXPECTED = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILE
 
 Handler = Callable[[Any, Context], Any]
 MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+# Methods whose names begin so change nothing, and are not worth a line each.
+_READING = ("Get", "List", "Watch", "Read", "Describe", "Check")
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class _Method:
         self.service, self.name = service.full_name, descriptor.name
         self.audience = method_audience(descriptor) if public else Audience.INTERNAL
         self.check: Check = compile_check(descriptor, public=public)
+        self.changes = not self.name.startswith(_READING)
         self.takes_stream = bool(handler.request_streaming)
         self.is_stream = bool(handler.request_streaming or handler.response_streaming)
         self.meter = METERS.of(self.service, self.name)
@@ -98,7 +104,12 @@ class Interceptor:
             try:
                 principal = self._enter(method, context)
                 request = self._checked(method, request, principal)
-                return method.serializers[principal.audience](await inner(request, context))
+                if method.changes and not self._public:
+                    remember(getattr(request, "uid", ""), current_call().request_id)
+                answer = await inner(request, context)
+                if method.changes:
+                    log.info("call done", **_about(request, answer))
+                return method.serializers[principal.audience](answer)
             except BaseException as error:
                 code, status = self._failure(method, error, principal)
                 if status is None:
@@ -221,6 +232,12 @@ async def _checked_stream(check: Check, messages: AsyncIterator[Message], audien
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _about(request: Any, answer: Any) -> dict[str, str]:
+    """Return the name and uid of what a call was about, as far as it says."""
+    found = {key: getattr(answer, key, "") or getattr(request, key, "") for key in ("name", "uid")}
+    return {key: value for key, value in found.items() if isinstance(value, str) and value}
 
 
 def _request_id(context: Context) -> str:
