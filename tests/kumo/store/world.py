@@ -116,6 +116,7 @@ class World:
         self.model: dict[str, tuple[int, str]] = {}
         self.count = 0
         self.is_history_torn = False
+        self.before_commit: Callable[[], None] | None = None
         self.processes: list[Process] = []
         self.watchers: list[Watcher] = []
         self._stack = AsyncExitStack()
@@ -147,19 +148,20 @@ class World:
             process.proxy.restore()
 
     async def definitely(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a read until etcd answers; after a while the proxies are mended."""
-        for number in range(200):
+        """Repeat a read until etcd answers; the proxies are mended once it has repeated itself in vain."""
+        for _ in range(200):
             try:
                 return await attempt()
             except Unavailable:
-                if number >= 1:
-                    self.heal()
+                self.heal()
                 await asyncio.sleep(0.02)
         raise AssertionError("the store does not come back")
 
     async def commit(self, txn: Txn) -> None:
         """Commit once: whatever is cut or kept back meanwhile, what became of it has to be known. The proxies are mended in time."""
-        healing = asyncio.get_running_loop().call_later(0.7, self.heal)
+        if self.before_commit is not None:
+            self.before_commit()
+        healing = asyncio.get_running_loop().call_later(0.45, self.heal)
         try:
             await txn.commit()
         finally:
@@ -234,16 +236,21 @@ class World:
             for watcher in guests:
                 watcher.follow(process)
 
-    async def lose_answers(self, who: int, what: str, name: str, *, is_cut: bool) -> None:
-        """Act while the answers of etcd do not come, or the connection breaks before they do."""
+    async def lose_answers(self, who: int, what: str, name: str, *, is_read: bool, is_cut: bool) -> None:
+        """Act while the answers of etcd do not come, to the read already or to the write, or the connection breaks before they do."""
         proxy = self.processes[who].proxy
-        loop = asyncio.get_running_loop()
-        # The read before the write has to pass; then the write is caught on its way.
-        await self.definitely(self.processes[who].plane.revision)
-        loop.call_later(0.003, proxy.hold_answers)
-        if is_cut:
-            loop.call_later(0.2, proxy.break_all)
+
+        def lose() -> None:
+            proxy.hold_answers()
+            if is_cut:
+                asyncio.get_running_loop().call_later(0.2, proxy.break_all)
+
+        if is_read:
+            lose()
+        else:
+            self.before_commit = lose
         await self.act(who, what, name)
+        self.before_commit = None
         self.heal()
 
     async def shake(self, acts: list[tuple[int, str, str]], *, is_killed: bool) -> None:
