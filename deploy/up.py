@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +24,12 @@ START_S = 60
 GIVEN_UP_STARTS = 5
 # How much is started: what Kumo stands on, also what goes on with every controller dead, everything.
 STAGES = ("base", "host", "all")
-TRY = "Try: .venv/bin/kumo server list, or kumo server console hello (Ctrl-] leaves)"
+
+
+def try_next(lab: Lab) -> str:
+    """Return what to type next. A lab that is not where the command looks for one has to be named to it."""
+    named = "" if lab.state == DEFAULT_STATE else f"export KUMO_CONFIG={shlex.quote(str(lab.cli / 'context.yaml'))}; "
+    return f"Try: {named}.venv/bin/kumo server list, or .venv/bin/kumo server console hello (Ctrl-] leaves)"
 
 
 def add_lab_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +74,7 @@ def _is_complete(lab: Lab, only: str) -> bool:
 def up(lab: Lab, only: str) -> int:
     running = control.is_up(lab)
     if running and _is_complete(lab, only):
-        print(f"already up: {lab.state}, ports from {lab.port_base}. {TRY}")
+        print(f"already up: {lab.state}, ports from {lab.port_base}. {try_next(lab)}")
         return 0
     if not running and (problems := preflight.problems(lab)):
         for problem in problems:
@@ -85,7 +91,7 @@ def up(lab: Lab, only: str) -> int:
         processes.prepare(lab, etcd)
         _start(lab, steps, only)
         (lab.run / "complete").write_text(only)
-        steps.say(f"up in {steps.total_s:.1f} s. {TRY if only == 'all' else ''}".rstrip())
+        steps.say(f"up in {steps.total_s:.1f} s. {try_next(lab) if only == 'all' else ''}".rstrip())
     return 0
 
 

@@ -22,7 +22,7 @@ _CALL_S = 10.0
 # A change is refused within a second where a cell has no leader; a log is worth waiting for.
 _CALL_PATIENCE_S, _STREAM_PATIENCE_S = 0.8, 5.0
 _AGAIN_S = 0.2
-_ELECTING = frozenset({NOT_LEADER, "CELL_STARTING", "CELL_LEADERLESS", "HOST_NOT_DIALLED"})
+_ELECTING = frozenset({NOT_LEADER, "CELL_STARTING", "CELL_LEADERLESS", "HOST_NOT_DIALLED", "HOST_UNKNOWN"})
 
 
 class Forward:

@@ -4,7 +4,10 @@ It runs with the region's leader alone. What follows from the facts is others': 
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime
+
+from prometheus_client import Gauge
 
 from controller.region.cells.intake import Intake
 from controller.region.cells.link import Link
@@ -22,6 +25,8 @@ from kumo.store.table import Table
 from kumo.store.term import Term
 
 log = get_logger(__name__)
+
+STALENESS = Gauge("kumo_cell_staleness_seconds", "How long ago the region heard a cell, while this process leads the region.", ["cell"])
 
 SILENT_S = 5.0
 _CHECK_S = 0.5
@@ -44,18 +49,23 @@ class StatusWatch:
 
     async def run(self, push: Push) -> None:
         """Follow the cell for ever; `push` is given all that the cell holds, each time before its facts are followed."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._notice_silence())
-            while True:
-                try:
-                    await self._follow(push)
-                except Deposed:
-                    raise
-                except (Error, TimeoutError) as error:
-                    push.disconnected()
-                    why = error.message if isinstance(error, Error) else f"nothing was heard for {SILENT_S:.0f} s"
-                    log.warning("cell not followed", cell=self._link.cell, why=why)
-                    await self._clock.sleep(_RETRY_S)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._notice_silence())
+                while True:
+                    try:
+                        await self._follow(push)
+                    except Deposed:
+                        raise
+                    except (Error, TimeoutError) as error:
+                        push.disconnected()
+                        why = error.message if isinstance(error, Error) else f"nothing was heard for {SILENT_S:.0f} s"
+                        log.warning("cell not followed", cell=self._link.cell, why=why)
+                        await self._clock.sleep(_RETRY_S)
+        finally:
+            # Another leads now, and knows how old what it has is.
+            with suppress(KeyError):
+                STALENESS.remove(self._link.cell)
 
     async def _follow(self, push: Push) -> None:
         async with self._link.stream() as channel:
@@ -104,6 +114,7 @@ class StatusWatch:
         while True:
             await self._clock.sleep(_CHECK_S)
             last = self._began_at if self._heard_at is None else self._heard_at
+            STALENESS.labels(self._link.cell).set(self._clock.monotonic() - last)
             if self._clock.monotonic() - last < SILENT_S:
                 continue
             try:
