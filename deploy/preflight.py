@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.layout import CHECKOUT, PORT_COUNT, Lab, Port
+from deploy.layout import CHECKOUT, DEFAULT_PORT_BASE, PORT_COUNT, Lab, Port
 
 DISK_BYTES = 4 << 30
 MEMORY_BYTES = 2 << 30
@@ -102,6 +102,7 @@ def _ports(lab: Lab) -> Iterator[Problem]:
         fix = f"choose one between 1024 and {65535 - PORT_COUNT}: KUMO_PORT_BASE=7400 make up"
         yield Problem("the port base cannot be used", f"{lab.port_base} leaves no room for {PORT_COUNT} ports", fix)
         return
+    busy: dict[int, str] = {}
     for port in TRIED_PORTS:
         number = lab.port(port)
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -112,8 +113,13 @@ def _ports(lab: Lab) -> Iterator[Problem]:
                 if error.errno != errno.EADDRINUSE:
                     yield Problem(f"port {number} cannot be used", f"127.0.0.1: {error.strerror}", "bring the loopback device up")
                     return
-                because = f"{_holder(number)} has it"
-                yield Problem(f"port {number} is busy", because, f"end that program, or KUMO_PORT_BASE={lab.port_base + 1000} make up")
+                busy[number] = _holder(number)
+    if busy:
+        numbers, holders = ", ".join(map(str, busy)), ", ".join(dict.fromkeys(busy.values()))
+        what = f"port {numbers} is busy" if len(busy) == 1 else f"ports {numbers} are busy"
+        because = f"{holders} has it" if len(busy) == 1 else f"{holders} have them"
+        free = lab.port_base + 1000 if lab.port_base + 1000 + PORT_COUNT <= 65535 else DEFAULT_PORT_BASE
+        yield Problem(what, because, f"end that program, or KUMO_PORT_BASE={free} make up")
 
 
 def _kernel() -> Iterator[Problem]:

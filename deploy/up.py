@@ -35,18 +35,27 @@ def try_next(lab: Lab) -> str:
 def add_lab_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command on a lab takes; the environment's KUMO_STATE and KUMO_PORT_BASE are the defaults."""
     parser.add_argument("--state", type=Path, default=Path(os.environ.get("KUMO_STATE") or DEFAULT_STATE))
-    parser.add_argument("--port-base", type=int, default=int(os.environ.get("KUMO_PORT_BASE") or 0))
+    parser.add_argument("--port-base", default=os.environ.get("KUMO_PORT_BASE") or "0")
 
 
 def chosen_lab(arguments: argparse.Namespace) -> Lab:
-    """Return the lab in the state directory, or a new one there. Raises ValueError if the arguments contradict it."""
+    """Return the lab in the state directory, or a new one there. Ends the process, saying why, if the arguments contradict it."""
     state = arguments.state.absolute()
+    if not arguments.port_base.isdecimal():
+        fail("the port base cannot be used", f"{arguments.port_base!r} is not a number", f"KUMO_PORT_BASE={DEFAULT_PORT_BASE} make up")
+        raise SystemExit(1)
+    port_base = int(arguments.port_base)
     known = load(state)
     host = getattr(arguments, "host", None)
     if known is None:
-        return Lab(state, arguments.port_base or DEFAULT_PORT_BASE, host or "h1")
-    if arguments.port_base not in (0, known.port_base) or host not in (None, known.host):
-        raise ValueError(f"{state} holds a lab with port base {known.port_base} and host {known.host}; neither can change")
+        return Lab(state, port_base or DEFAULT_PORT_BASE, host or "h1")
+    if port_base not in (0, known.port_base) or host not in (None, known.host):
+        fail(
+            "this lab is another one",
+            f"{state} holds a lab with port base {known.port_base} and host {known.host}; neither can change",
+            "leave KUMO_PORT_BASE out, or name another directory with KUMO_STATE, or `make purge` first",
+        )
+        raise SystemExit(1)
     return known
 
 
