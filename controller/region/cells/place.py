@@ -42,18 +42,24 @@ class Place:
     def __init__(self, plane: Plane, tables: Tables, cells: Iterable[str], term: Term, clock: Clock) -> None:
         self._plane, self._tables, self._cells, self._term, self._clock = plane, tables, tuple(cells), term, clock
         self._by_kind = by_kind(tables)
+        self._states: dict[str, CellRecord.State.ValueType] = {}
         self.loop = Loop("place", self._reconcile, workers=_WORKERS, clock=clock, keys=keys_of(self._by_kind))
 
     async def run(self) -> None:
-        end = self._tables.cells.on_change(lambda _uid: self._offer_all())
+        end = self._tables.cells.on_change(self._cell_changed)
         try:
             with woken(self.loop, self._by_kind):
                 await self.loop.run()
         finally:
             end()
 
-    def _offer_all(self) -> None:
-        """A cell is heard, or is not: look at everything that may wait for one."""
+    def _cell_changed(self, cell_uid: str) -> None:
+        """If a cell is heard now, or is not any more, look at everything that may wait for one; how far it was read says nothing."""
+        entry = self._tables.cells.mirror.replica.entries.get(cell_uid)
+        state = self._tables.cells.joined(entry).status.state if entry is not None else CellRecord.STATE_UNSPECIFIED
+        if state == self._states.get(cell_uid):
+            return
+        self._states[cell_uid] = state
         for kind in ("pool", "image", "volume", "server"):
             for uid in list(self._by_kind[kind].mirror.replica.entries):
                 self.loop.add(f"{kind}/{uid}")
