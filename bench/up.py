@@ -36,6 +36,9 @@ def once() -> float:
         began = time.monotonic()
         make("up")
         return time.monotonic() - began
+    except subprocess.CalledProcessError:
+        make("logs")  # they are gone in a moment
+        raise
     finally:
         make("purge")
         shutil.rmtree(folder, ignore_errors=True)
