@@ -113,8 +113,7 @@ def _troubled(session: Session) -> list[Finding]:
         now = progress(noun, item, "settled")
         if now.failure is not None:
             findings.append(Finding(f"server {cell(item, 'name')}: {now.failure.because}", False, now.failure.fix))
-        elif now.obstacle:
-            findings.append(
-                Finding(f"server {cell(item, 'name')} waits: {now.obstacle}", False, now.fix or f"kumo server show {cell(item, 'name')}")
-            )
+        # What has no fix mends itself, such as a server that is just being started.
+        elif now.obstacle and now.fix:
+            findings.append(Finding(f"server {cell(item, 'name')} waits: {now.obstacle}", False, now.fix))
     return findings or [Finding(f"{len(items)} server{'s' if len(items) != 1 else ''}, none in trouble")]

@@ -37,7 +37,7 @@ def create(
 
 
 def _cordon(session: Session, name: str, cordoned: bool) -> None:
-    request = message_of(NOUN, "UpdateHostRequest")(host=standard.get(session, NOUN, session.full_name(NOUN, name)))
+    request = message_of(NOUN, "UpdateHostRequest")(host=standard.get(session, NOUN, session.full_name(NOUN, name), "change"))
     request.host.spec.cordoned = cordoned
     request.update_mask.paths.append("spec.cordoned")
     session.client.unary(NOUN.method("Update"), request, message_of(NOUN, "Host"), doing=f'change host "{name}"')

@@ -154,6 +154,7 @@ NOUNS: dict[str, Noun] = {
             Column("VCPUS", "status.vcpus"),
             Column("MEMORY", "status.memory_mib"),
             Column("VIRT", "status.virt_type"),
+            Column("CORDONED", "spec.cordoned"),
             Column("AGENT", "spec.agent_address", wide=True),
             in_project=False,
             conditions=("AgentAnswers", "Healthy"),
