@@ -65,11 +65,11 @@ async def judged(etcd: Etcd, plane: Plane) -> AsyncGenerator[History, None]:
 
 
 @contextmanager
-def candidates(address: str, prefix: str) -> Generator["dict[str, subprocess.Popen[bytes]]", None, None]:
+def candidates(address: str, prefix: str, ttl_s: int = _TTL_S) -> Generator["dict[str, subprocess.Popen[bytes]]", None, None]:
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in ("one", "two"):
-            processes[name] = spawn(address, prefix, name)
+            processes[name] = spawn(address, prefix, name, ttl_s)
         yield processes
     finally:
         for process in processes.values():
@@ -77,8 +77,8 @@ def candidates(address: str, prefix: str) -> Generator["dict[str, subprocess.Pop
             process.wait()
 
 
-def spawn(address: str, prefix: str, name: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.kumo.store.candidate", address, prefix, name, str(_TTL_S)]
+def spawn(address: str, prefix: str, name: str, ttl_s: int = _TTL_S) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.kumo.store.candidate", address, prefix, name, str(ttl_s)]
     return subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
 
 
@@ -90,19 +90,25 @@ async def test_a_killed_frozen_or_stopped_leader_is_followed_and_never_writes_ag
                 _, term, leader = history.writes[-1]
                 process = processes[leader]
                 process.send_signal(how)
-                sent_at = time.monotonic()
                 if how is not signal.SIGSTOP:
                     await asyncio.to_thread(process.wait)
                     processes[leader] = spawn(shared.addresses[0], plane.keys.prefix, leader)
                 await until(partial(history.is_after, term), timeout_s=_GAP_S)
-                if how is signal.SIGTERM:
-                    assert time.monotonic() - sent_at < 3.0
                 if how is signal.SIGSTOP:
                     written = history.count_by(leader)
                     process.send_signal(signal.SIGCONT)
                     # It is awake for certain once it campaigns again, or would have written fifteen times.
                     await asyncio.sleep(0.3)
                     assert history.count_by(leader) == written
+
+
+async def test_a_leader_that_is_asked_to_end_is_followed_without_waiting_for_its_lease(shared: Cluster, etcd: Etcd, plane: Plane) -> None:
+    async with judged(etcd, plane) as history:
+        with candidates(shared.addresses[0], plane.keys.prefix, ttl_s=120) as processes:
+            await until(lambda: history.is_written)
+            _, term, leader = history.writes[-1]
+            processes[leader].send_signal(signal.SIGTERM)
+            await until(partial(history.is_after, term), timeout_s=30.0)
 
 
 async def test_a_transaction_of_an_ended_term_is_refused(plane: Plane) -> None:
