@@ -50,12 +50,25 @@ def create(session: Session, name: str, how: standard.Creation, **given: Any) ->
     for port in given["ports"]:
         server.spec.nics.add(port=session.full_name(NOUNS["port"], port))
     for file in given["ssh_keys"]:
-        server.spec.ssh_keys.extend(
-            line.strip() for line in read(file).decode(errors="replace").splitlines() if line.strip() and not line.startswith("#")
-        )
+        server.spec.ssh_keys.extend(public_keys(file))
     if given["user_data"]:
         server.spec.user_data = read(given["user_data"])
     standard.create(session, NOUN, name, server, how)
+
+
+def public_keys(file: str) -> list[str]:
+    """Return the keys of a .pub or authorized_keys file. Raises Failure for anything else, so that no private key is ever sent."""
+    lines = [line.strip() for line in read(file).decode(errors="replace").splitlines()]
+    keys = [line for line in lines if line and not line.startswith("#")]
+    wrong = next((line for line in keys if not line.startswith(("ssh-", "ecdsa-", "sk-"))), None)
+    if wrong is None and keys:
+        return keys
+    if wrong is not None and "PRIVATE KEY" in wrong:
+        raise Failure(
+            f'"{file}" holds a private key', "it was not sent: a server is given the public one", f"--ssh-key {file}.pub", Exit.USAGE
+        )
+    because = f'the line "{wrong[:40]}" is no public key' if wrong is not None else "it is empty"
+    raise Failure(f'"{file}" holds no public SSH keys', because, "--ssh-key ~/.ssh/id_ed25519.pub", Exit.USAGE)
 
 
 def read(file: str) -> bytes:

@@ -55,6 +55,8 @@ class Explanation:
         if self.largest_vcpus >= 1 and self.largest_memory_mib >= 1:
             most = f"{self.largest_vcpus} virtual CPUs and {self.largest_memory_mib} MiB"
             return f"wait, or ask for less: at most {most} would fit now"
+        if self.reason == "NO_HOST":
+            return "wait: no host takes new servers now; whoever runs this cloud sees why in its list of hosts"
         return "wait, or delete a server that is not needed"
 
     def for_operator(self) -> str:

@@ -53,6 +53,13 @@ def test_an_operator_is_told_how_many_hosts_each_filter_removed_and_which_came_c
     )
 
 
+def test_where_no_host_takes_servers_deleting_one_is_not_advised() -> None:
+    away = Host("u1", "h1", up=False, vcpus_limit=16, memory_limit_mib=4096)
+    full = Host("u2", "h2", vcpus_limit=16, memory_limit_mib=1000, memory_claimed_mib=1000)
+    assert "delete" not in explain(Hosts.of([away]), Request("s", 1, 512)).fix()
+    assert "delete" in explain(Hosts.of([full]), Request("s", 1, 512)).fix()
+
+
 def _fewest_to_lift(rows: list[Host], request: Request) -> set[tuple[str, ...]]:
     hosts = Hosts.of(rows)
     for size in range(1, len(FILTERS) + 1):
