@@ -22,7 +22,7 @@ async def run(config: Config) -> None:
     planes: list[asyncio.Task[None]] = []
     async with asyncio.TaskGroup() as tasks:
         loop = asyncio.get_running_loop()
-        metrics = tasks.create_task(MetricsServer("controller", host, port).run())
+        metrics = tasks.create_task(MetricsServer("kumo-controller", host, port).run())
         # Imported where they are run: a region's process does without the scheduler's arrays.
         if config.cell_plane is not None:
             from controller.cell.plane import run_cell
@@ -48,10 +48,10 @@ def _end(planes: list[asyncio.Task[None]]) -> None:
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="The TOML file that says what to run.")
 def main(path: Path) -> None:
     """Run a controller of a region, of a cell, or of both."""
-    log.configure("controller")
+    log.configure("kumo-controller")
     try:
         config = load(path, Config)
-        log.configure("controller", level=config.log_level)
+        log.configure("kumo-controller", level=config.log_level)
         if config.region_plane is None and config.cell_plane is None:
             raise click.UsageError(f"{path} has neither [region_plane] nor [cell_plane]")
         asyncio.run(run(config))
