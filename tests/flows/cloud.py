@@ -140,7 +140,7 @@ def until(check: Callable[[], bool], what: str, limit_s: float = 60.0) -> None:
     end = time.monotonic() + limit_s
     while not check():
         assert time.monotonic() < end, f"not within {limit_s:.0f} s: {what}"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def assert_nothing_left(cloud: Cloud, before: World, limit_s: float = 30.0) -> None:
