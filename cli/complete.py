@@ -45,7 +45,7 @@ def names(ctx: click.Context, singular: str) -> list[str]:
     except (OSError, ValueError):
         pass
     try:
-        from cli.standard import listed
+        from cli.read import listed
 
         noun = NOUNS[singular]
         items, _ = listed(session, noun, session.client.parent if noun.in_project else "")

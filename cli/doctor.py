@@ -82,7 +82,7 @@ def _serving(session: Session) -> list[Finding]:
 def _fleet(singular: str, good_state: str) -> Callable[[Session], list[Finding]]:
     def check(session: Session) -> list[Finding]:
         from cli.output import cell
-        from cli.standard import listed
+        from cli.read import listed
 
         noun = NOUNS[singular]
         items, _ = listed(session, noun, "")
@@ -104,7 +104,7 @@ def _troubled(session: Session) -> list[Finding]:
     """Servers that failed or wait; none is a good sign."""
     from cli.output import cell
     from cli.progress import progress
-    from cli.standard import listed
+    from cli.read import listed
 
     noun = NOUNS["server"]
     items, _ = listed(session, noun, session.client.parent)

@@ -5,6 +5,7 @@ import click
 from cli import standard
 from cli.complete import NounName
 from cli.nouns import NOUNS
+from cli.read import get
 from cli.session import Session, message_of, pass_session
 
 NOUN = NOUNS["host"]
@@ -37,7 +38,7 @@ def create(
 
 
 def _cordon(session: Session, name: str, cordoned: bool) -> None:
-    request = message_of(NOUN, "UpdateHostRequest")(host=standard.get(session, NOUN, session.full_name(NOUN, name), "change"))
+    request = message_of(NOUN, "UpdateHostRequest")(host=get(session, NOUN, session.full_name(NOUN, name), "change"))
     request.host.spec.cordoned = cordoned
     request.update_mask.paths.append("spec.cordoned")
     session.client.unary(NOUN.method("Update"), request, message_of(NOUN, "Host"), doing=f'change host "{name}"')

@@ -8,6 +8,7 @@ from cli import standard
 from cli.complete import NounName
 from cli.failure import Exit, Failure
 from cli.nouns import NOUNS
+from cli.read import get
 from cli.session import Session, message_of, pass_session
 
 NOUN = NOUNS["image"]
@@ -50,7 +51,7 @@ def _upload(session: Session, name: str, file: Path, waiting: standard.Waiting, 
 
     upload_file(session, NOUN, name, file)
     # An upload is a wait already, so the short rest of it is waited for also when nobody is looking.
-    image = standard.get(session, NOUN, name) if waiting.wanted is False else standard.follow(session, NOUN, name, waiting)
+    image = get(session, NOUN, name) if waiting.wanted is False else standard.follow(session, NOUN, name, waiting)
     standard.print_made(NOUN, image, output)
 
 

@@ -13,6 +13,7 @@ from cli.complete import NounName
 from cli.failure import Exit, Failure
 from cli.nouns import NOUNS, Noun
 from cli.output import output_options, print_list, print_one
+from cli.read import get, listed
 from cli.session import Session, message_of, pass_session
 from cli.terminal import is_terminal
 
@@ -28,28 +29,6 @@ def group(singular: str, *, mutable: bool = True) -> click.Group:
         commands.add_command(_delete(noun))
         commands.add_command(_wait(noun))
     return commands
-
-
-def listed(session: Session, noun: Noun, parent: str, query: str = "") -> tuple[list[Any], str]:
-    """Return every resource below `parent` that matches, and the token from which a watch misses nothing."""
-    client = session.client
-    items: list[Any] = []
-    page = resume = ""
-    while True:
-        request = message_of(noun, f"List{noun.plural.capitalize()}Request")(page_token=page, filter=query, page_size=1000)
-        if parent:
-            request.parent = parent
-        answer = client.unary(
-            noun.method("List", many=True),
-            request,
-            message_of(noun, f"List{noun.plural.capitalize()}Response"),
-            doing=f"list {noun.plural}",
-        )
-        items += getattr(answer, noun.plural)
-        resume = resume or answer.resume_token
-        page = answer.next_page_token
-        if not page:
-            return items, resume
 
 
 def _list(noun: Noun) -> click.Command:
@@ -94,13 +73,6 @@ def _subject(session: Session, noun: Noun, subject: str, parent: str) -> tuple[s
     if noun.singular != "event" or not slash or target is None:
         raise Failure(f'"{subject}" names nothing that events are about', "it is written NOUN/NAME", "--for server/NAME", Exit.USAGE)
     return f'subject = "{session.full_name(target, subject)}"', parent if target.in_project else "projects/-"
-
-
-def get(session: Session, noun: Noun, name: str, doing: str = "show") -> Any:
-    request = message_of(noun, f"Get{noun.message}Request")(name=name)
-    return session.client.unary(
-        noun.method("Get"), request, message_of(noun, noun.message), doing=f'{doing} {noun.singular} "{name.rsplit("/", 1)[-1]}"'
-    )
 
 
 def _show(noun: Noun) -> click.Command:

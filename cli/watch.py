@@ -5,8 +5,8 @@ from typing import Any
 
 from cli.nouns import Noun
 from cli.output import columns_of, fitting, row, to_dict
+from cli.read import listed
 from cli.session import Session
-from cli.standard import listed
 from cli.table import render
 from cli.terminal import harmless, say
 from cli.wait import CHANGE_DELETED, CHANGE_SYNCED, changes

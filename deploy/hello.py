@@ -10,8 +10,8 @@ from typing import Any
 
 from cli.failure import Exit, Failure
 from cli.nouns import NOUNS, Noun
+from cli.read import get
 from cli.session import Session, message_of
-from cli.standard import get
 from cli.upload import upload_file
 from cli.wait import follow
 from deploy.control import wait_for
