@@ -4,7 +4,6 @@ usage: kumo-agent --config FILE
 """
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -51,6 +50,7 @@ from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest
 from kumo.api.agent.v1.network_pb2 import ApplyNetworkRequest, ApplyPortRequest
 from kumo.errors import Error
 from kumo.log import get_logger
+from kumo.memory import settle
 from kumo.metrics import MetricsServer
 from kumo.rpc.identity import PeerRule, Peers
 from kumo.rpc.server import INTERNAL, Server
@@ -125,9 +125,7 @@ class Agent:
                 for part in self._parts():
                     tasks.create_task(part)
                 await self._server.start()
-                gc.collect()
-                # What is here now stays: the collector need not look at it again, nor copy its pages.
-                gc.freeze()
+                tasks.create_task(settle())
         finally:
             await self._server.stop()
             await self._network.close()

@@ -11,6 +11,7 @@ from controller.config import Config, split_address
 from kumo import log
 from kumo.config import load
 from kumo.errors import Error
+from kumo.memory import settle
 from kumo.metrics import MetricsServer
 
 logger = log.get_logger(__name__)
@@ -22,7 +23,7 @@ async def run(config: Config) -> None:
     planes: list[asyncio.Task[None]] = []
     async with asyncio.TaskGroup() as tasks:
         loop = asyncio.get_running_loop()
-        metrics = tasks.create_task(MetricsServer("kumo-controller", host, port).run())
+        helpers = [tasks.create_task(MetricsServer("kumo-controller", host, port).run()), tasks.create_task(settle())]
         # Imported where they are run: a region's process does without the scheduler's arrays.
         if config.cell_plane is not None:
             from controller.cell.plane import run_cell
@@ -35,7 +36,8 @@ async def run(config: Config) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _end, planes)
         await asyncio.wait(planes)
-        metrics.cancel()
+        for helper in helpers:
+            helper.cancel()
 
 
 def _end(planes: list[asyncio.Task[None]]) -> None:

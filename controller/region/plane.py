@@ -1,7 +1,6 @@
 """The region's plane of one process: its store, its listener with every public service, and its part in the election. Wiring alone."""
 
 import asyncio
-import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +79,6 @@ async def run_region(
             try:
                 await plane.caught_up()
                 await ensure(plane, tables.projects)
-                gc.freeze()  # what the mirrors hold now need not be looked through at each collection
                 await server.start()
                 if started is not None:
                     started.set_result(Started(server.address, region))
