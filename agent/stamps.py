@@ -6,8 +6,7 @@ that it recorded the end, and an hour more, so that a late duplicate of an older
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -18,9 +17,9 @@ from kumo.api.agent.v1.network_pb2 import ApplyNetworkRequest, ApplyPortRequest
 from kumo.api.agent.v1.state_pb2 import KeptEnd
 from kumo.api.type.v1.stamp_pb2 import Stamp, Term
 from kumo.clock import Clock, SystemClock
-from kumo.errors import FailedPrecondition
+from kumo.locks import KeyedLocks
 from kumo.log import get_logger
-from kumo.stamps import behind, term_order
+from kumo.stamps import behind, refusal, term_order
 
 log = get_logger(__name__)
 
@@ -60,7 +59,7 @@ class Terms:
     def check(self, term: Term) -> None:
         """Raise FailedPrecondition STALE_COMMAND if `term` is behind the largest."""
         if term_order(term) < term_order(self._largest):
-            raise refusal("term", Stamp(term=term), None, self._largest)
+            raise refusal("host", "term", Stamp(term=term), None, self._largest)
 
 
 # An order about one thing: its stamp, its uid, and what it shall be.
@@ -79,7 +78,7 @@ class Commands(Generic[C]):
         self._clock = clock or SystemClock()
         self._held: dict[str, C] = {}
         self._ended: dict[str, KeptEnd] = {}
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._locks = KeyedLocks()
 
     def load(self) -> None:
         """Read what is kept. Blocks: for the start of the process."""
@@ -100,11 +99,11 @@ class Commands(Generic[C]):
         Raises FailedPrecondition STALE_COMMAND if another is ahead, DeadlineExceeded if it could not be committed in `within_s`.
         """
         not_after = time.monotonic() + min(within_s if within_s is not None else COMMIT_WITHIN_S, COMMIT_WITHIN_S)
-        async with self._alone(command.uid):
+        async with self._locks.alone(command.uid):
             held = self._held.get(command.uid)
             number = behind(command.stamp, held.stamp if held else None, self._terms.largest)
             if number is not None:
-                raise refusal(number, command.stamp, held.stamp if held else None, self._terms.largest)
+                raise refusal("host", number, command.stamp, held.stamp if held else None, self._terms.largest)
             await self._terms.obey(command.stamp.term)
             if command == held:
                 return
@@ -118,7 +117,7 @@ class Commands(Generic[C]):
         end = KeptEnd()
         end.acknowledge_time.FromDatetime(self._clock.now())
         for uid in uids:
-            async with self._alone(uid):
+            async with self._locks.alone(uid):
                 if self.is_tombstone(uid) and uid not in self._ended:
                     await self._files.save(self._ended_kind, uid, end)
                     self._ended[uid] = end
@@ -130,7 +129,7 @@ class Commands(Generic[C]):
         for uid, end in list(self._ended.items()):
             if end.acknowledge_time.ToDatetime(oldest.tzinfo) > oldest:
                 continue
-            async with self._alone(uid):
+            async with self._locks.alone(uid):
                 if self._ended.get(uid) is not end:
                     continue
                 # In this order: a crash in between leaves the end of nothing, which the next call removes, and never a tombstone
@@ -151,37 +150,3 @@ class Commands(Generic[C]):
             self._held[command.uid] = kept  # the write went through before save() let go
             raise
         self._held[command.uid] = kept
-
-    @asynccontextmanager
-    async def _alone(self, uid: str) -> AsyncIterator[None]:
-        """One command about a thing at a time; locks of things that nobody speaks of are not kept."""
-        lock, users = self._locks.get(uid, (asyncio.Lock(), 0))
-        self._locks[uid] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(uid)
-            if users > 1:
-                self._locks[uid] = (lock, users - 1)
-
-
-def refusal(number: str, stamp: Stamp, held: Stamp | None, largest: Term) -> FailedPrecondition:
-    """Return the error that says what is held, for whoever sent `stamp`, whose `number` is behind."""
-    said = held or Stamp()
-    return FailedPrecondition(
-        "STALE_COMMAND",
-        f"the {number} of the command is behind what this host holds",
-        fix="read what the host holds; a deposed leader stops",
-        behind=number,
-        command_incarnation=stamp.term.incarnation,
-        command_create_revision=stamp.term.create_revision,
-        largest_incarnation=largest.incarnation,
-        largest_create_revision=largest.create_revision,
-        held_incarnation=said.term.incarnation,
-        held_create_revision=said.term.create_revision,
-        held_sequence=said.sequence,
-        held_epoch_cell=said.epoch.cell,
-        held_epoch_host=said.epoch.host,
-        held_generation=said.generation,
-    )

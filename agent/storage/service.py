@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
-from agent.stamps import Terms, refusal
+from agent.stamps import Terms
 from agent.storage.driver import StorageDriver, WantedVolume
 from agent.storage.imports import Declared, ImageImports
 from agent.storage.staging import Staging
@@ -34,9 +34,10 @@ from kumo.api.agent.v1.storage_pb2 import (
 from kumo.api.agent.v1.storage_pb2_grpc import StorageServicer
 from kumo.api.type.v1.stamp_pb2 import Stamp
 from kumo.errors import Error, FailedPrecondition, InvalidArgument, Unavailable
+from kumo.locks import KeyedLocks
 from kumo.log import get_logger
 from kumo.rpc.identity import Context
-from kumo.stamps import term_order
+from kumo.stamps import refusal, term_order
 
 log = get_logger(__name__)
 
@@ -52,7 +53,7 @@ class Storage(StorageServicer):
     def __init__(self, terms: Terms, drivers: Mapping[str, StorageDriver], staging: Staging, imports: ImageImports) -> None:
         self._terms, self._drivers, self._staging, self._imports = terms, drivers, staging, imports
         self._stamps: OrderedDict[str, Stamp] = OrderedDict()
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._locks = KeyedLocks()
         self._pools: dict[str, PoolReference] = {}
         self._deleted = asyncio.Event()
 
@@ -138,28 +139,16 @@ class Storage(StorageServicer):
     @asynccontextmanager
     async def _obeying(self, uid: str, stamp: Stamp) -> AsyncIterator[None]:
         """Have a thing to oneself under a command that is not behind. Raises FailedPrecondition STALE_COMMAND."""
-        async with self._alone(uid):
+        async with self._locks.alone(uid):
             await self._terms.obey(stamp.term)
             held = self._stamps.get(uid)
             if held is not None and _is_late(stamp, held):
-                raise refusal("sequence", stamp, held, self._terms.largest)
+                raise refusal("host", "sequence", stamp, held, self._terms.largest)
             self._stamps[uid] = stamp
             self._stamps.move_to_end(uid)
             if len(self._stamps) > _REMEMBERED:
                 self._stamps.popitem(last=False)
             yield
-
-    @asynccontextmanager
-    async def _alone(self, uid: str) -> AsyncIterator[None]:
-        lock, users = self._locks.get(uid, (asyncio.Lock(), 0))
-        self._locks[uid] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(uid)
-            if users > 1:
-                self._locks[uid] = (lock, users - 1)
 
     async def _next(self, requests: AsyncIterator[UploadImageRequest]) -> UploadImageRequest | None:
         """Return the next message, None at the end. Raises Unavailable UPLOAD_SILENT if none comes: a frozen client holds nothing up."""

@@ -15,10 +15,10 @@ from controller.cell.ledger import Change, Ledger, View
 from controller.cell.records import Ordered, Records
 from kumo.api.cell.v1.cell_pb2 import ApplyIntentRequest
 from kumo.api.cell.v1.record_pb2 import End, Obeyed, Order
-from kumo.api.type.v1.stamp_pb2 import Epoch, Stamp, Term
-from kumo.errors import FailedPrecondition, InvalidArgument
+from kumo.api.type.v1.stamp_pb2 import Stamp, Term
+from kumo.errors import InvalidArgument
 from kumo.log import get_logger
-from kumo.stamps import behind, epoch_order, term_order
+from kumo.stamps import behind, epoch_order, refusal, term_order
 from kumo.store.keys import Keys, shard
 from kumo.store.record import intent_of, serialized
 
@@ -82,7 +82,7 @@ class Orders:
 
     def check_term(self, term: Term) -> None:
         if term_order(term) < term_order(self.largest_term):
-            raise refusal("term", Stamp(term=term), None, self.largest_term)
+            raise refusal("cell", "term", Stamp(term=term), None, self.largest_term)
 
     async def apply(self, request: ApplyIntentRequest) -> Stamp:
         """Store a command and return the stamp that is held then. Raises FailedPrecondition STALE_COMMAND if another is ahead."""
@@ -102,12 +102,12 @@ class Orders:
         held = order.stamp if order is not None else end.stamp if end is not None else None
         number = behind(request.stamp, held, self.largest_term)
         if number is not None:
-            raise refusal(number, request.stamp, held, self.largest_term)
+            raise refusal("cell", number, request.stamp, held, self.largest_term)
         await self.obey(request.stamp.term)
         if order is None and end is not None and not _begins_anew(request, end):
             if request.withdrawn or asked.intent.HasField("delete_time"):
                 return end.stamp
-            raise refusal("end", request.stamp, held, self.largest_term)
+            raise refusal("cell", "end", request.stamp, held, self.largest_term)
         change = self._ledger.change()
         view = self._views[asked.kind]
         if end is not None:
@@ -150,24 +150,3 @@ def _take_apart(request: ApplyIntentRequest) -> _Asked:
     elif kind == "network":
         order.subnets.extend(request.network.subnets)
     return _Asked(kind, intent, order, user_data)
-
-
-def refusal(number: str, stamp: Stamp, held: Stamp | None, largest: Term) -> FailedPrecondition:
-    """Return the error that says what is held, for whoever sent `stamp`, whose `number` is behind."""
-    said, epoch = held or Stamp(), held.epoch if held is not None else Epoch()
-    return FailedPrecondition(
-        "STALE_COMMAND",
-        f"the {number} of the command is behind what this cell holds",
-        fix="read what the cell holds; a deposed leader stops",
-        behind=number,
-        command_incarnation=stamp.term.incarnation,
-        command_create_revision=stamp.term.create_revision,
-        largest_incarnation=largest.incarnation,
-        largest_create_revision=largest.create_revision,
-        held_incarnation=said.term.incarnation,
-        held_create_revision=said.term.create_revision,
-        held_sequence=said.sequence,
-        held_epoch_cell=epoch.cell,
-        held_epoch_host=epoch.host,
-        held_generation=said.generation,
-    )
