@@ -6,7 +6,7 @@ SYSTEM_PYTHON := /usr/bin/python3
 PYTHON := .venv/bin/python
 PACKAGES := $(wildcard kumo storage scheduler controller agent cli deploy proto bench tests)
 
-.PHONY: help setup up down purge status logs shell test lint bench proto lock image
+.PHONY: help setup up down purge status logs shell test soak lint bench proto lock image
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -34,7 +34,10 @@ shell:  ## a shell inside the region's host: its processes, its libvirt
 	@$(PYTHON) -m deploy.look shell
 
 test: setup  ## run all tests, in namespaces that end with them; ARGS="-k name" chooses
-	@$(PYTHON) -m deploy.sandbox $(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m tests $(ARGS)
+
+soak: setup  ## the same with larger counts: every step killed, 100,000 things, thousands of seeds; takes hours
+	@KUMO_SOAK=1 $(PYTHON) -m tests $(ARGS)
 
 lint:  ## style, types, directions of imports, contracts
 	@.venv/bin/ruff check .
