@@ -27,6 +27,8 @@ from agent.facts import FactBook
 from agent.guest.client import ResponderClient
 from agent.guest.files import GuestFiles
 from agent.host import HostDescription
+from agent.meters import PATH as METERS_PATH
+from agent.meters import Meters
 from agent.network import fake as fake_network
 from agent.network import names
 from agent.network.driver import Driver as NetworkDriver
@@ -80,8 +82,9 @@ class Agent:
         self._drivers = _storage_drivers(config)
         self._staging = Staging(config.state / "staging", self._files)
         self._storage = _storage(config, self._terms, self._drivers, self._staging)
+        network_driver = _network_driver(config)
         self._network = NetworkReconciler(
-            _network_driver(config),
+            network_driver,
             self._guest_files,
             ResponderClient(config.network.responder),
             self._networks,
@@ -93,6 +96,7 @@ class Agent:
         processes = Processes(boot_id)
         self._logs = ConsoleLogs(config.compute.consoles)
         self._hypervisor = _hypervisor(config, processes)
+        self._meters = Meters(self._hypervisor, network_driver, lambda: self._servers.held)
         self._guests = Guests(self._guest_files, self._logs)
         self._compute = ServerReconciler(
             Here(config.host, virt.kind, processes, names.tap),
@@ -135,7 +139,7 @@ class Agent:
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
         config = self._config
         parts: list[Coroutine[Any, Any, None]] = [
-            MetricsServer("kumo-agent", *split_address(config.metrics)).run(),
+            MetricsServer("kumo-agent", *split_address(config.metrics), pages={METERS_PATH: self._meters.exposition}).run(),
             self._tls.run(),
             self._keep_host(),
             self._keep_tombstones(),

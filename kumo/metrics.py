@@ -6,6 +6,8 @@ The text is made on a thread and kept for a few seconds: five thousand series co
 import asyncio
 import platform
 from asyncio import StreamReader, StreamWriter, to_thread
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -31,8 +33,12 @@ _REQUEST_TIMEOUT_S = 5.0
 _MAX_CONNECTIONS = 32
 
 
+# Makes the text of one page anew.
+Page = Callable[[], Awaitable[bytes]]
+
+
 class MetricsServer:
-    """A listener that answers GET /metrics and nothing else."""
+    """A listener that answers GET /metrics, and GET of further pages, and nothing else."""
 
     def __init__(
         self,
@@ -43,14 +49,16 @@ class MetricsServer:
         clock: Clock | None = None,
         max_age_s: float = 5.0,
         registry: CollectorRegistry = REGISTRY,
+        pages: Mapping[str, Page] = MappingProxyType({}),
     ) -> None:
-        """`port` 0 lets the kernel choose; `max_age_s` is how long one exposition may be handed out again."""
+        """`port` 0 lets the kernel choose; `max_age_s` is how long one exposition may be handed out again; `pages` go by their paths."""
         self._process, self._host, self._port = process, host, port
         self._clock = clock or SystemClock()
         self._max_age_s = max_age_s
         self._registry = registry
-        self._text = b""
-        self._made_at: float | None = None
+        self._pages = {"/metrics": self._generate, **pages}
+        # When a page was made, and its text.
+        self._made: dict[str, tuple[float, bytes]] = {}
         self._making = asyncio.Lock()
         self._connections = 0
 
@@ -86,20 +94,22 @@ class MetricsServer:
 
     async def _answer(self, head: bytes) -> bytes:
         method, _, rest = head.partition(b" ")
-        path = rest.partition(b" ")[0].partition(b"?")[0]
-        if method not in (b"GET", b"HEAD") or path != b"/metrics":
-            return _response("404 Not Found", "text/plain", b"only GET /metrics is here\n")
-        body = await self.exposition()
+        path = rest.partition(b" ")[0].partition(b"?")[0].decode("ascii", "replace")
+        if method not in (b"GET", b"HEAD") or path not in self._pages:
+            return _response("404 Not Found", "text/plain", f"only GET {' and '.join(self._pages)} is here\n".encode())
+        body = await self.exposition(path)
         return _response("200 OK", CONTENT_TYPE_LATEST, body if method == b"GET" else b"")
 
-    async def exposition(self) -> bytes:
-        """Return the text of every series, at most `max_age_s` old."""
+    async def exposition(self, path: str = "/metrics") -> bytes:
+        """Return the text of one page, at most `max_age_s` old."""
         async with self._making:
             now = self._clock.monotonic()
-            if self._made_at is None or now - self._made_at >= self._max_age_s:
-                self._text = await to_thread(generate_latest, self._registry)
-                self._made_at = now
-            return self._text
+            if path not in self._made or now - self._made[path][0] >= self._max_age_s:
+                self._made[path] = (now, await self._pages[path]())
+            return self._made[path][1]
+
+    async def _generate(self) -> bytes:
+        return await to_thread(generate_latest, self._registry)
 
 
 def _response(status: str, kind: str, body: bytes) -> bytes:

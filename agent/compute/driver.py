@@ -82,6 +82,26 @@ class Domain:
     paused: bool = False
 
 
+@dataclass(frozen=True)
+class DiskUsage:
+    """What went through one disk, by its place in the definition, since the process started."""
+
+    read_bytes: int
+    read_count: int
+    written_bytes: int
+    write_count: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a running server has taken since its process started, as the host sees it. `memory_bytes` is resident now."""
+
+    uid: str
+    cpu_s: float
+    memory_bytes: int
+    disks: tuple[DiskUsage, ...]
+
+
 class ConsoleInput(Protocol):
     """The way into a serial console. What is printed lies in its log."""
 
@@ -116,6 +136,9 @@ class Hypervisor(Protocol):
 
     async def look(self, uid: str) -> Domain | None:
         """Return the server, or None if it is not defined."""
+
+    async def usage(self) -> list[Usage]:
+        """Return what each running server has taken; one that hangs may be missing."""
 
     async def define(self, definition: Definition) -> None:
         """Define or change the server; what runs is not touched."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.compute import xml
-from agent.compute.driver import ConsoleInput, Definition, Domain, Process
+from agent.compute.driver import ConsoleInput, Definition, DiskUsage, Domain, Process, Usage
 from kumo.errors import NotFound
 
 # Above what the kernel gives out, so that no process of the host is ever taken for a guest's.
@@ -71,6 +71,16 @@ class FakeHypervisor:
             return seen
         process = Process(self._boot_id, server.pid, server.start_ticks)
         return replace(seen, process=process, start_time=datetime.fromtimestamp(server.start_ticks / 1000, UTC), paused=server.paused)
+
+    async def usage(self) -> list[Usage]:
+        """Return what a guest that does next to nothing takes: a hundredth of a CPU."""
+        now = datetime.now(UTC).timestamp()
+        idle = DiskUsage(read_bytes=512, read_count=1, written_bytes=0, write_count=0)
+        return [
+            Usage(uid, max(0.0, now - server.start_ticks / 1000) / 100, 16 << 20, (idle,))
+            for uid, server in self._servers.items()
+            if server.pid
+        ]
 
     async def define(self, definition: Definition) -> None:
         before = self._servers.get(definition.uid)

@@ -26,6 +26,16 @@ class Inventory:
     tunnel_addresses: frozenset[str]  # whose frames are let in
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """What a guest sent and received through its tap since that was made."""
+
+    received_bytes: int
+    received_packets: int
+    sent_bytes: int
+    sent_packets: int
+
+
 class Driver(Protocol):
     """The hands of the network role. `recorded`, `served` and `answer` of what is observed are not its to know."""
 
@@ -39,6 +49,9 @@ class Driver(Protocol):
     async def close(self) -> None: ...
 
     async def inventory(self) -> Inventory: ...
+
+    async def traffic(self) -> dict[str, Traffic]:
+        """Return what went through each tap that there is, by its name."""
 
     async def mend_rules(self) -> None:
         """Bring the rules that were committed into force again, if anybody changed any."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from agent.network import names, rules
-from agent.network.driver import RULES, Inventory, Wake
+from agent.network.driver import RULES, Inventory, Traffic, Wake
 from agent.network.plan import Entry, Network, ObservedNetwork, ObservedPort, Port, Tap
 from kumo.errors import Unavailable
 
@@ -108,6 +108,10 @@ class FakeDriver:
 
     async def mend_rules(self) -> None:
         self._flushed = False
+
+    async def traffic(self) -> dict[str, Traffic]:
+        """Return that nothing went through: there are no guests."""
+        return {tap: Traffic(0, 0, 0, 0) for tap in self._kernel.taps}
 
     async def observe_network(self, network: Network) -> ObservedNetwork:
         kernel, bridge = self._kernel, names.bridge(network.vni)

@@ -16,7 +16,7 @@ from agent.guest.sockets import open_dhcp, open_listener
 from agent.network import admission, links, names, netns, rules
 from agent.network import rtnetlink as nl
 from agent.network.admission import Admission
-from agent.network.driver import Inventory, Wake
+from agent.network.driver import Inventory, Traffic, Wake
 from agent.network.events import Events
 from agent.network.fabric import Fabric
 from agent.network.leg import MetadataLegs, write_sysctls
@@ -118,6 +118,14 @@ class KernelDriver:
             admitted=frozenset(admission.taps(self._taps)),
             tunnel_addresses=frozenset(key for _, key in self._host_rules.in_force),
         )
+
+    async def traffic(self) -> dict[str, Traffic]:
+        return await self._do(self._traffic)
+
+    def _traffic(self) -> dict[str, Traffic]:
+        taps = (link for link in links.dump(self._route) if link.name.startswith(names.TAP))
+        # What the host's end receives, the guest has sent.
+        return {tap.name: Traffic(tap.sent_bytes, tap.sent_packets, tap.received_bytes, tap.received_packets) for tap in taps}
 
     async def mend_rules(self) -> None:
         await self._do(self._rules.change, (), ())

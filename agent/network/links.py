@@ -12,7 +12,7 @@ import struct
 from agent.network import rtnetlink as nl
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_TXQLEN = 1, 3, 4, 10, 13
-IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD = 18, 27, 28
+IFLA_LINKINFO, IFLA_STATS64, IFLA_GROUP, IFLA_NET_NS_FD = 18, 23, 27, 28
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA = 1, 2, 4, 5
 BRPORT_LEARNING, BRPORT_FLOOD, BRPORT_MCAST_FLOOD, BRPORT_BCAST_FLOOD, BRPORT_NEIGH_SUPPRESS = 8, 9, 27, 30, 32
 IFF_UP = 1
@@ -58,6 +58,8 @@ class Link:
         self.mtu: int = struct.unpack("=I", found.get(IFLA_MTU, bytes(4)))[0]
         self.up = bool(flags & IFF_UP)
         self.master: int = struct.unpack("=I", found.get(IFLA_MASTER, bytes(4)))[0]
+        counts = found.get(IFLA_STATS64, bytes(32))
+        self.received_packets, self.sent_packets, self.received_bytes, self.sent_bytes = struct.unpack_from("=4Q", counts)
         self.data = nl.attributes(info.get(INFO_DATA, b""))
         self.port = nl.attributes(info.get(INFO_SLAVE_DATA, b""))
 

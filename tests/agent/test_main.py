@@ -63,6 +63,15 @@ async def make_server(leader: Leader) -> tuple[str, ApplyServerRequest]:
     return uid, command
 
 
+async def fetch(port: int, path: str) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        answer = (await reader.read()).decode()
+    writer.close()
+    return answer
+
+
 def runs(facts: Facts, uid: str) -> bool:
     return any(said.uid == uid and said.power == ServerFacts.RUNNING and said.settled for said in facts.servers)
 
@@ -78,6 +87,16 @@ async def test_a_server_is_made_told_of_and_taken_away(agent: Agent) -> None:
         await leader.compute.ApplyServer(ApplyServerRequest(stamp=leader.stamp(2), uid=uid))
         await leader.until(lambda facts: any(said.uid == uid and said.power == ServerFacts.ABSENT for said in facts.servers))
         await leader.agents.AcknowledgeEnds(AcknowledgeEndsRequest(term=leader.term, uids=[uid]))
+
+
+async def test_what_each_server_takes_is_on_a_page_of_its_own(agent: Agent) -> None:
+    async with leader_of(agent) as leader:
+        uid, command = await make_server(leader)
+        await leader.until(lambda facts: runs(facts, uid))
+        page = await fetch(agent.metrics_port, "/metrics/servers")
+        assert f'kumo_server_memory_bytes{{project="{command.desired.project_uid}",server="{uid}"}}' in page
+        assert f'kumo_server_disk_read_bytes_total{{project="",server="{uid}",volume="{command.desired.disks[0].volume_uid}"}} 512' in page
+        assert uid not in await fetch(agent.metrics_port, "/metrics")
 
 
 async def test_the_first_messages_hold_all_and_then_a_heartbeat_comes_each_second(agent: Agent) -> None:

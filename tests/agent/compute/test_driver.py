@@ -52,6 +52,22 @@ async def test_a_server_waits_after_its_start_and_runs_when_resumed(bench: Bench
     assert definition.uid in bench.changes
 
 
+async def test_what_a_running_server_takes_is_told_without_asking_it(bench: Bench) -> None:
+    definition = await started(bench)
+    resting = bench.definition()
+    await bench.hypervisor.define(resting)
+    await bench.printed(definition.uid, b"stub ready")
+
+    async def takes() -> bool:
+        return any(usage.uid == definition.uid and usage.cpu_s > 0 for usage in await bench.hypervisor.usage())
+
+    await bench.until("the server took processor time", takes)
+    (usage,) = await bench.hypervisor.usage()
+    assert usage.memory_bytes > 1 << 20
+    (disk,) = usage.disks
+    assert disk.read_bytes == 512 * disk.read_count > 0  # its boot sector
+
+
 async def test_a_redefined_server_keeps_its_process(bench: Bench) -> None:
     definition = await started(bench)
     before = await bench.running(definition.uid)

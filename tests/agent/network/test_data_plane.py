@@ -99,6 +99,18 @@ async def test_servers_of_one_network_reach_each_other_and_no_others(place: Plac
     assert sniffer.count(lambda frame: frame[12:14] == b"\x08\x00") == 0
 
 
+async def test_what_a_guest_sends_is_counted_as_sent_and_what_it_gets_as_received(place: Place) -> None:
+    sniffer = Sniffer(place.bob)
+    before = await place.rig.driver.traffic()
+    for last in [b"no"] * 49 + [b"ok"]:
+        place.alice.send(ethernet(BOB, ALICE, ETH_IP, ip4(A, B, udp(1, 80, MARK + bytes(900) + last))))
+    assert sniffer.count(lambda frame: frame.endswith(b"ok")) == 1
+    after = await place.rig.driver.traffic()
+    (alice, bob) = (place.alice.tap, place.bob.tap)
+    assert after[alice].sent_packets - before[alice].sent_packets >= 50 > after[alice].received_packets - before[alice].received_packets
+    assert after[bob].received_bytes - before[bob].received_bytes >= 50 * 900 > after[bob].sent_bytes - before[bob].sent_bytes
+
+
 async def test_no_false_frame_arrives(place: Place) -> None:
     """Bob has raw sockets and tries what a hostile guest tries."""
     alice, bob = place.alice, place.bob

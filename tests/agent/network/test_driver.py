@@ -171,8 +171,10 @@ async def test_a_port_is_bound_and_then_its_tap_is_plugged_in(host: Host, rig: R
     assert rig.network.is_bound(port) and not rig.facts[port].plugged
     assert host.add_tap(port)
     await rig.until(port, PortFacts.BOUND, plugged=True)
+    assert list(await rig.driver.traffic()) == [names.tap(port)]
     host.drop_tap(port)
     await rig.until(port, PortFacts.BOUND, plugged=False)
+    assert await rig.driver.traffic() == {}
 
 
 async def test_a_tap_of_a_port_that_is_not_bound_is_refused(host: Host, rig: Rig) -> None:
