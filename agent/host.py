@@ -10,6 +10,7 @@ from agent.facts import FactBook
 from agent.stamps import Terms
 from kumo import VERSION
 from kumo.api.agent.v1.agent_pb2 import HostFacts
+from kumo.capabilities import capabilities
 
 _MIB = 1 << 20
 
@@ -33,6 +34,7 @@ class HostDescription:
             virt_reason=virt.reason,
             agent_version=VERSION,
             roles=config.roles,
+            capabilities=capabilities(config.roles),
         )
 
     def set_versions(self, versions: dict[str, str]) -> None:

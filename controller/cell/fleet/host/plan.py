@@ -1,8 +1,10 @@
-"""Decides what state a host is in and when to look again. Pure."""
+"""Decides what state a host is in, when to look again, and whether its agent can do what this version asks. Pure."""
 
 from dataclasses import dataclass
 
+from kumo.api.agent.v1.agent_pb2 import HostFacts
 from kumo.api.fleet.v1.host_pb2 import Host
+from kumo.capabilities import capabilities
 
 # A host whose agent is away for as long as a restart of it may take is not down yet.
 GRACE_S = 10.0
@@ -34,3 +36,8 @@ def judge(world: World) -> Verdict:
     if world.before == Host.DOWN or world.silent_s >= GRACE_S:
         return Verdict(Host.DOWN)
     return Verdict(world.before, GRACE_S - world.silent_s)
+
+
+def lacking(facts: HostFacts) -> list[str]:
+    """Return what this version asks of an agent with those roles and this one cannot do: it is older. A newer one can do more."""
+    return sorted(set(capabilities(facts.roles)) - set(facts.capabilities))

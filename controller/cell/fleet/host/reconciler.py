@@ -5,7 +5,7 @@ from datetime import timedelta
 from controller.cell.cell import Cell
 from controller.cell.conditions import Said, conditions
 from controller.cell.events import WARNING, Happened
-from controller.cell.fleet.host.plan import World, judge
+from controller.cell.fleet.host.plan import World, judge, lacking
 from controller.cell.session import Session
 from kumo.api.agent.v1.agent_pb2 import HostFacts
 from kumo.api.fleet.v1.host_pb2 import Host
@@ -52,15 +52,15 @@ class HostReconciler:
         after.server_count = booking.claim_count if booking is not None else 0
         said = [_answers(host, session, state)]
         if facts is not None:
-            said.append(_healthy(facts))
+            said += [_healthy(facts), _compatible(facts)]
         after.conditions.extend(conditions(before.conditions, said, host.generation, self._cell.now()))
         return part
 
 
 def _take(after: Host.Status, facts: HostFacts) -> None:
     after.vcpus, after.memory_mib = facts.vcpus, facts.memory_mib
-    # A host without the compute role runs no servers, whatever it could.
-    runs_servers = "compute" in facts.roles
+    # A host without the compute role runs no servers, whatever it could; one whose agent cannot do all that is asked gets no new ones.
+    runs_servers = "compute" in facts.roles and not lacking(facts)
     after.virt_type, after.virt_reason = (facts.virt_type, facts.virt_reason) if runs_servers else ("", "")
     after.boot_id, after.agent_version = facts.boot_id, facts.agent_version
     after.versions.clear()
@@ -80,6 +80,15 @@ def _healthy(facts: HostFacts) -> Said:
     if facts.problems:
         return Said("Healthy", False, "PROBLEMS", "; ".join(sorted(facts.problems)), "see what each says")
     return Said("Healthy", True, "NO_PROBLEMS", "nothing is wrong that it knows of")
+
+
+def _compatible(facts: HostFacts) -> Said:
+    if missing := lacking(facts):
+        message = f"its agent is of version {facts.agent_version or 'unknown'} and cannot do {', '.join(missing)}"
+        return Said(
+            "Compatible", False, "AGENT_TOO_OLD", message, "upgrade kumo-agent on that host; its servers run on, and it takes no new ones"
+        )
+    return Said("Compatible", True, "SAME_WORDS", "its agent can do all that this controller asks")
 
 
 def _happened(host: Host, part: Host, session: Session | None) -> list[Happened]:

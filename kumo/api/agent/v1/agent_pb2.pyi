@@ -101,6 +101,7 @@ class HostFacts(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     """The name in its certificate."""
     cell: _builtins.str
@@ -133,6 +134,12 @@ class HostFacts(_message.Message):
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What does not work on the host at present, in sentences; empty when all does."""
 
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the agent can be asked: the methods of this package that it serves, as Service/Method, sorted. A leader compares them with those
+        that it calls, so that a host with an older agent is told from one that works.
+        """
+
     def __init__(
         self,
         *,
@@ -148,10 +155,11 @@ class HostFacts(_message.Message):
         roles: _abc.Iterable[_builtins.str] | None = ...,
         term: _stamp_pb2.Term | None = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["term", b"term"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "cell", b"cell", "host", b"host", "memory_mib", b"memory_mib", "problems", b"problems", "roles", b"roles", "term", b"term", "vcpus", b"vcpus", "versions", b"versions", "virt_reason", b"virt_reason", "virt_type", b"virt_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "capabilities", b"capabilities", "cell", b"cell", "host", b"host", "memory_mib", b"memory_mib", "problems", b"problems", "roles", b"roles", "term", b"term", "vcpus", b"vcpus", "versions", b"versions", "virt_reason", b"virt_reason", "virt_type", b"virt_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
