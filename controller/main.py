@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from controller.config import Config, split_address
-from kumo import log
+from kumo import log, seccomp
+from kumo.calls import no_programs
 from kumo.config import load
 from kumo.errors import Error
 from kumo.memory import settle
@@ -56,6 +57,7 @@ def main(path: Path) -> None:
         log.configure("kumo-controller", level=config.log_level)
         if config.region_plane is None and config.cell_plane is None:
             raise click.UsageError(f"{path} has neither [region_plane] nor [cell_plane]")
+        seccomp.install(no_programs())
         asyncio.run(run(config))
     except* Error as errors:
         for error in _leaves(errors):

@@ -18,6 +18,7 @@ import rados
 from deploy.control import Service, wait_for
 from deploy.files import make_directory, write
 from deploy.layout import Lab, Port, User
+from deploy.rights import service
 
 OSD_BYTES = 40 << 30
 OSD_MEMORY_BYTES = 939524096
@@ -174,19 +175,16 @@ def services(lab: Lab) -> list[Service]:
     conf = ["-f", "-c", str(lab.ceph / "ceph.conf")]
 
     def one(name: str, argv: list[str], stop_signal: str = "SIGTERM", stop_timeout_s: float = 10.0) -> Service:
-        return {
-            "name": name,
-            "argv": argv,
-            "uid": User.CEPH,
-            "capabilities": [],
-            "no_new_privs": True,
-            "nofile": 65536,
+        return service(
+            name,
+            argv,
+            nofile=65536,
             # A daemon's address holds a number that must differ from that of its former life, and in a PID namespace its pid does not:
             # without this the monitor takes a restarted OSD for the old one, and nobody talks to it.
-            "env": {"CEPH_USE_RANDOM_NONCE": "1"},
-            "stop_signal": stop_signal,
-            "stop_timeout_s": stop_timeout_s,
-        }
+            env={"CEPH_USE_RANDOM_NONCE": "1"},
+            stop_signal=stop_signal,
+            stop_timeout_s=stop_timeout_s,
+        )
 
     # The manager keeps nothing, and its orderly end takes seconds.
     found = [

@@ -7,30 +7,36 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from deploy.layout import Lab
 
 ANSWER_S = 5.0
 
 
-class Service(TypedDict):
+class Setting(TypedDict, total=False):
+    """What may be said of how a process is run."""
+
+    gid: int
+    groups: list[int]
+    capabilities: list[str] | None  # none listed: all of them; an empty list: none
+    no_new_privs: bool
+    seccomp: str  # a filter of system calls, in base64
+    env: dict[str, str]
+    cwd: str
+    umask: int
+    nofile: int
+    core_dumps: bool
+    stop_signal: str
+    stop_timeout_s: float
+
+
+class Service(Setting):
     """One process for the supervisor to keep running, as it stands in the services file."""
 
     name: str
     argv: list[str]
     uid: int
-    gid: NotRequired[int]
-    groups: NotRequired[list[int]]
-    capabilities: NotRequired[list[str] | None]  # none listed: all of them; an empty list: none
-    no_new_privs: NotRequired[bool]
-    env: NotRequired[dict[str, str]]
-    cwd: NotRequired[str]
-    umask: NotRequired[int]
-    nofile: NotRequired[int]
-    core_dumps: NotRequired[bool]
-    stop_signal: NotRequired[str]
-    stop_timeout_s: NotRequired[float]
 
 
 class Down(Exception):

@@ -8,6 +8,7 @@ from deploy.control import Service
 from deploy.etcd_binary import Etcd
 from deploy.files import make_directory
 from deploy.layout import Lab, Port, User
+from deploy.rights import service as service_of
 
 QUOTA_BYTES = 8 << 30
 HEALTH_S = 2.0
@@ -50,15 +51,8 @@ def service(lab: Lab) -> Service:
             f"{prefix}trusted-ca-file": f"{tls}/ca.crt",
         }
     argv = [str(lab.etcd / "etcd"), "--client-cert-auth", "--peer-client-cert-auth"]
-    return {
-        "name": "etcd",
-        "argv": argv + [f"--{name}={value}" for name, value in flags.items()],
-        "uid": User.ETCD,
-        "capabilities": [],
-        "no_new_privs": True,
-        "nofile": 65536,
-        "env": {"GOMEMLIMIT": "512MiB"},
-    }
+    argv += [f"--{name}={value}" for name, value in flags.items()]
+    return service_of("etcd", argv, nofile=65536, env={"GOMEMLIMIT": "512MiB"})
 
 
 def is_healthy(lab: Lab) -> bool:

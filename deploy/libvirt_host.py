@@ -13,6 +13,7 @@ from deploy.control import Service
 from deploy.files import make_directory, write
 from deploy.layout import Lab, User
 from deploy.program import site_packages
+from deploy.rights import service
 
 # libvirt runs this before QEMU starts; the agent's code behind it moves the guest's taps into the data plane.
 HOOK = Path("agent/network/hook.py")
@@ -34,7 +35,7 @@ def prepare(lab: Lab) -> None:
     write(
         etc / "qemu.conf",
         f'user = "+{User.QEMU:d}"\ngroup = "+{User.QEMU:d}"\n'
-        'security_driver = "none"\nremember_owner = 0\nmax_core = 0\ndump_guest_core = 0\n',
+        'security_driver = "none"\nremember_owner = 0\nmax_core = 0\ndump_guest_core = 0\nseccomp_sandbox = 1\n',
     )
     write(etc / "virtlogd.conf", 'log_outputs = "3:stderr"\nmax_size = 1048576\nmax_backups = 2\n')
     write(etc / "libvirt.conf", "")
@@ -46,8 +47,8 @@ def prepare(lab: Lab) -> None:
 def services(lab: Lab) -> list[Service]:
     """virtlogd keeps guests' console logs, so it comes first and ends last."""
     return [
-        {"name": "virtlogd", "argv": ["virtlogd"], "uid": User.ROOT, "umask": 0o022},
-        {"name": "libvirtd", "argv": ["libvirtd"], "uid": User.ROOT, "umask": 0o022, "nofile": 8192},
+        service("virtlogd", ["virtlogd"], umask=0o022),
+        service("libvirtd", ["libvirtd"], umask=0o022, nofile=8192),
     ]
 
 

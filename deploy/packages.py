@@ -18,6 +18,7 @@ RUN = {
     "python3-libvirt": "libvirt's bindings, which must match its library",
     "python3-rados": "Ceph's bindings, which must match its library",
     "python3-rbd": "Ceph's bindings for block devices",
+    "libseccomp2": "writes the filters of system calls that processes run under",
     "python3-nftables": "packet rules, handed to the kernel in one transaction",
     "libvirt-daemon": "libvirtd and virtlogd, which run guests and keep their consoles",
     "libvirt-daemon-driver-qemu": "libvirt's driver for QEMU",

@@ -1,19 +1,18 @@
 """Kumo's own processes in a lab: the configuration of each, and how it is started. Knows nothing of what they do.
 
-The controller runs both planes as a user of its own. The agent keeps root with the capabilities listed here. The guest responder
+The controller runs both planes as a user of its own. The agent keeps root with few capabilities (deploy/rights.py). The guest responder
 opens its sockets as root and gives all of it up itself. Inside the lab /run ends with the host's boot, so what must end with it is there.
 """
 
 import http.client
 from pathlib import Path
 
-from agent.privileges import Capability
 from deploy.control import Service
 from deploy.etcd_binary import Etcd
 from deploy.files import make_directory, write
 from deploy.layout import Lab, Port, User
+from deploy.rights import service
 
-RESPONDER_CAPABILITIES = ["dac_override", "net_admin", "net_raw", "setgid", "setuid", "sys_admin"]
 RUN = Path("/run/kumo")
 NAMESPACES = RUN / "netns"
 HEALTH_S = 2.0
@@ -116,36 +115,17 @@ def prepare(lab: Lab, etcd: Etcd) -> None:
 
 def services(lab: Lab) -> list[Service]:
     """In the order of their start; the last is stopped first."""
-    python = [str(lab.python), "-I", "-m"]
     # One arena: with many threads, what glibc keeps in each for later costs the agent 20 MiB, and the lock is not contended.
     env = {"MALLOC_ARENA_MAX": "1"}
+
+    def one(name: str, module: str, directory: Path, umask: int = 0o077) -> Service:
+        argv = [str(lab.python), "-I", "-m", module, "--config", str(directory / "config.toml")]
+        return service(name, argv, nofile=16384, env=env, umask=umask)
+
     return [
-        {
-            "name": "kumo-guest-responder",
-            "argv": [*python, "agent.guest.main", "--config", str(lab.guest / "config.toml")],
-            "uid": User.ROOT,
-            "capabilities": RESPONDER_CAPABILITIES,
-            "nofile": 16384,
-            "env": env,
-        },
-        {
-            "name": "kumo-agent",
-            "argv": [*python, "agent.main", "--config", str(lab.agent / "config.toml")],
-            "uid": User.ROOT,
-            "capabilities": [capability.name.lower() for capability in Capability],
-            "umask": 0o022,
-            "nofile": 16384,
-            "env": env,
-        },
-        {
-            "name": CONTROLLER,
-            "argv": [*python, "controller.main", "--config", str(lab.controller / "config.toml")],
-            "uid": User.CONTROLLER,
-            "capabilities": [],
-            "no_new_privs": True,
-            "nofile": 16384,
-            "env": env,
-        },
+        one("kumo-guest-responder", "agent.guest.main", lab.guest),
+        one("kumo-agent", "agent.main", lab.agent, umask=0o022),
+        one(CONTROLLER, "controller.main", lab.controller),
     ]
 
 

@@ -3,7 +3,6 @@
 usage: python -m agent.guest.main --config FILE
 """
 
-import ctypes
 import os
 import socket
 import sys
@@ -11,16 +10,17 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from agent import privileges
 from agent.guest.files import GuestFiles
 from agent.guest.handover import DHCP, HandoverServer
 from agent.guest.server import Server
 from agent.guest.sockets import open_dhcp, open_listener
 from agent.network import netns
+from kumo import seccomp
+from kumo.calls import guest_responder
 from kumo.log import configure, get_logger
 
 log = get_logger(__name__)
-
-_PR_SET_NO_NEW_PRIVS = 38
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ def open_all(server: Server, files: GuestFiles, plane: str) -> None:
 
 
 def become(uid: int) -> None:
-    """Give up root, its groups and every capability. Raises PermissionError if anything is left."""
+    """Give up root, its groups, every capability, and all system calls but a few. Raises PermissionError if anything is left."""
+    calls = guest_responder()
+    privileges.bound_to(frozenset())
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise PermissionError("new privileges could not be ruled out")
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
-        if name in ("CapPrm", "CapEff", "CapAmb", "CapInh") and int(value, 16):
+        if name in ("CapPrm", "CapEff", "CapAmb", "CapInh", "CapBnd") and int(value, 16):
             raise PermissionError(f"{name} is still {value.strip()}")
+    seccomp.install(calls)
 
 
 def main(arguments: list[str]) -> int:

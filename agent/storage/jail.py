@@ -1,11 +1,12 @@
 """Runs one program as nobody in particular: in its own mount, network, PID, IPC and UTS namespaces, with a root that holds the
-system's programs read-only and the files it was given, with limits, and with no way to gain privileges.
+system's programs read-only and the files it was given, with limits, with few system calls, and with no way to gain privileges.
 
 A program of its own (`python -I -S jail.py '<json>'`) with the standard library alone, because what it does to itself cannot be done in a
 process with threads. It has three parts: the outer process makes the namespaces, the inner one is their init, the third becomes the
 program. Each ends with its parent.
 """
 
+import base64
 import ctypes
 import json
 import os
@@ -17,13 +18,18 @@ from typing import Any
 _NEWNS, _NEWUTS, _NEWIPC, _NEWPID, _NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
+_FILTER_MODE, _FILTER_STEP_BYTES = 2, 8
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _LAST_CAPABILITY = 63
 # One arena of malloc for all threads, or each of them maps 64 MiB for its own.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
 
 
 def _call(name: str, *arguments: Any) -> None:
@@ -95,6 +101,9 @@ def _become_nobody(user: int, limits: dict[str, int]) -> None:
 def _program(order: dict[str, Any]) -> None:
     os.umask(0o077)
     _become_nobody(order["user"], order["limits"])
+    steps = base64.b64decode(order["filter"])
+    whole = _Filter(len(steps) // _FILTER_STEP_BYTES, steps)
+    _call("prctl", _PR_SET_SECCOMP, _FILTER_MODE, ctypes.byref(whole), 0, 0)
     os.execve(order["argv"][0], order["argv"], _ENVIRONMENT)
 
 

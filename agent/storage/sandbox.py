@@ -1,6 +1,7 @@
 """Runs programs on files of tenants in the jail, and says how each ended; it decides nothing about the files."""
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kumo.calls import image_program
 from kumo.errors import Unavailable
 
 IMAGE_USER = 64106
@@ -95,6 +97,7 @@ class Sandbox:
                 "CPU": int(program.limits.time_s) + 1,
                 "FSIZE": program.limits.file_bytes,
             },
+            "filter": base64.b64encode(image_program()).decode(),
             "argv": list(program.argv),
         }
         pipe = asyncio.subprocess.PIPE

@@ -58,13 +58,11 @@ try:
     print("reached")
 except OSError as error:
     print(error.errno)
-print(socket.if_nameindex())
 """
     outside = await asyncio.create_subprocess_exec(PYTHON, "-I", "-S", "-c", code, stdout=asyncio.subprocess.PIPE)
     assert (await outside.communicate())[0].startswith(b"reached")
     ended = await outcome(tmp_path, code)
-    assert b"reached" not in ended.output
-    assert b"[(1, 'lo')]" in ended.output
+    assert ended.output == b"1\n", "it may not even make a socket"
     server.close()
     await server.wait_closed()
 
