@@ -6,9 +6,10 @@ from pathlib import Path
 
 from deploy import control, processes
 from deploy.layout import Port, User
-from deploy.rights import CAPABILITIES, QEMU, RIGHTS, SUPERVISOR, Rights
+from deploy.rights import QEMU, RIGHTS, SUPERVISOR, Rights
 from tests.flows.cloud import Cloud, until
 from tests.flows.guest import shell
+from tests.rights import listed, rights_of, status
 
 AGENT, RESPONDER = "kumo-agent", "kumo-guest-responder"
 # A private key of TLS or SSH, and a key of Ceph's. Installed programs and disks are left out.
@@ -21,31 +22,6 @@ KEYS = [
     "--exclude=block",
     r"PRIVATE KEY-----|^\s*key = \S{38}==",
 ]
-
-
-def status(folder: Path) -> dict[str, str]:
-    lines = (folder / "status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def listed(bits: str) -> frozenset[str]:
-    return frozenset(name for number, name in enumerate(CAPABILITIES) if int(bits, 16) >> number & 1)
-
-
-def rights_of(found: dict[str, str]) -> Rights:
-    """Return what the kernel says of one thread. Raises AssertionError for what no program of the table has."""
-    uids, gids = found["Uid"].split(), found["Gid"].split()
-    assert len({*uids, *gids}) == 1, "real, effective, saved and file system's user and group are one"
-    assert found["CapPrm"] == found["CapEff"] and not int(found["CapAmb"], 16) and not int(found["CapInh"], 16)
-    assert int(found["CapPrm"], 16) >> len(CAPABILITIES) == 0, "the kernel has a capability that the table cannot name"
-    return Rights(
-        int(uids[0]),
-        frozenset(map(int, found["Groups"].split())),
-        listed(found["CapEff"]),
-        listed(found["CapBnd"]),
-        found["NoNewPrivs"] == "1",
-        int(found["Seccomp_filters"]) if found["Seccomp"] == "2" else 0,
-    )
 
 
 def names(cloud: Cloud) -> dict[int, str]:

@@ -4,12 +4,15 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.storage.sandbox import IMAGE_USER, Ended, Limits, Program, Sandbox
+from deploy.rights import IMAGE_PROGRAM, RIGHTS
 from tests.agent.storage.conftest import until
+from tests.rights import rights_of, status
 
 LARGE_FILES = Limits(time_s=20, file_bytes=1 << 40, written_bytes=1 << 20)
 PYTHON = os.path.realpath(sys.executable)
@@ -112,6 +115,18 @@ async def test_memory_files_and_words_are_limited(tmp_path: Path) -> None:
     assert "File too large" in (await outcome(tmp_path, "open('/out/x', 'wb', 0).truncate(9000)", limits=small, folder=out)).error
     assert len((await outcome(tmp_path, "while True: print('x' * 1000)")).output) <= 1 << 20
     assert "\x1b" not in (await outcome(tmp_path, "import sys; sys.stderr.write('\\x1b[2Jbad')")).error
+
+
+async def test_it_has_the_rights_of_the_table(tmp_path: Path) -> None:
+    printed = asyncio.Event()
+    running = Sandbox(tmp_path).run(program("import time; print('up', flush=True); time.sleep(600)"), lambda _: printed.set())
+    task = asyncio.ensure_future(running)
+    await printed.wait()
+    (pid,) = jailed()
+    # The agent's own filter, which would be the second, is not around this test.
+    assert rights_of(status(Path(f"/proc/{pid}"))) == replace(RIGHTS[IMAGE_PROGRAM], filters=1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_cancelled_it_has_ended(tmp_path: Path) -> None:
