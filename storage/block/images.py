@@ -13,6 +13,7 @@ import rbd
 
 from kumo.errors import Unavailable
 from storage.block.names import SNAPSHOT, importing_name, importing_uid
+from storage.block.renames import finish_rename, is_listed
 from storage.block.volumes import move_to_trash, watchers_of
 
 BLOCK_BYTES = 4 << 20
@@ -37,6 +38,8 @@ class Cancelled(Exception):
 
 
 def find_image(images: Any, uid: str) -> Image | None:
+    if not is_listed(images, uid):
+        return None
     try:
         with rbd.Image(images, uid, snapshot=SNAPSHOT, read_only=True) as image:
             metadata = dict(image.metadata_list())
@@ -59,6 +62,7 @@ class Import:
 def import_image(images: Any, job: Import) -> None:
     """Write the file's bytes as an image, or find it written. Raises Cancelled, leaving what remove_leftovers() takes away."""
     uid = job.image.uid
+    finish_rename(images, uid)
     if find_image(images, uid) is not None:
         return
     name = importing_name(uid, job.attempt)
@@ -135,6 +139,7 @@ def _next_data(descriptor: int, offset: int) -> int:
 
 def delete_image(images: Any, uid: str) -> None:
     """Hide an image; clones of it live on. What attempts to write it left, remove_leftovers() takes away."""
+    finish_rename(images, uid)
     move_to_trash(images, uid)
 
 

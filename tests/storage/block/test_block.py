@@ -5,6 +5,7 @@ import contextlib
 import os
 import random
 import signal
+import struct
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import rbd
 
-from agent.storage.driver import DeadClient, RbdDisk, WantedVolume
+from agent.storage.driver import DeadClient, ImageOnPool, RbdDisk, WantedVolume
 from agent.storage.proof import ProcessGone, start_ticks_of
 from agent.storage.rbd import RbdDriver
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference
@@ -135,6 +136,33 @@ async def test_an_importer_that_is_killed_leaves_no_image_and_asking_again_makes
     await driver.delete_volume(POOL, volume)
     await driver.delete_image(POOL, uid)
     assert await driver.find_image(POOL, uid) is None
+
+
+async def test_an_importer_that_died_while_it_renamed_leaves_an_image_that_asking_again_makes_whole(
+    ceph: Ceph, driver: RbdDriver, tmp_path: Path
+) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(os.urandom(MIB))
+    uid, volume = new_uid(), new_uid()
+    wanted, attempt = ImageOnPool(uid, "0" * 64, MIB, MIB), importing_name(uid, "dead")
+    await driver.import_image(POOL, wanted, path, lambda _: None)
+    with ceph.admin() as admin, admin.open_ioctx("images") as io:
+        # As RBD's rename has it after its first step: both names have an object, and the directory knows the old one.
+        identity = io.read(f"rbd_id.{uid}")
+        io.write_full(f"rbd_id.{attempt}", identity)
+        names = (uid, attempt, identity[4:].decode())
+        io.execute("rbd_directory", "rbd", "dir_rename_image", b"".join(struct.pack("<I", len(one)) + one.encode() for one in names))
+        assert uid not in rbd.RBD().list(io)
+    assert await driver.find_image(POOL, uid) is None
+    await driver.import_image(POOL, wanted, path, lambda _: None)
+    await driver.ensure_volume(POOL, WantedVolume(volume, MIB, 1, uid))
+    with ceph.admin() as admin, admin.open_ioctx("volumes") as io, rbd.Image(io, volume_name(volume), read_only=True) as image:
+        assert image.read(0, MIB) == path.read_bytes()
+    await driver.delete_volume(POOL, volume)
+    await driver.delete_image(POOL, uid)
+    await driver.purge(POOL)
+    with ceph.admin() as admin, admin.open_ioctx("images") as io:
+        assert [one.key for one in io.list_objects() if uid in one.key and one.key.startswith("rbd_id.")] == []
 
 
 async def test_what_dead_importers_left_goes_and_what_live_ones_write_stays(ceph: Ceph, driver: RbdDriver) -> None:
