@@ -58,10 +58,13 @@ _MEMBERS = _Method("/etcdserverpb.Cluster/MemberList", pb.MemberListRequest, pb.
 
 @dataclass(frozen=True)
 class Patience:
-    """How long the client waits: for one try, for a request with its repetitions, and for a sign of life of the watch stream."""
+    """How long the client waits: for one try, for a request with its repetitions, for somebody who takes requests at all, and for a
+    sign of life of the watch stream.
+    """
 
     per_try_s: float = 0.8
     request_s: float = 3.0
+    unreachable_s: float = 0.7
     silence_s: float = 2.0
 
 
@@ -183,7 +186,8 @@ class Etcd:
 
     async def _call(self, method: _Method[Request, Response], request: Request, timeout_s: float | None = None) -> Response:
         """Send until answered or out of time; see the module for what is sent again."""
-        deadline = self._clock.monotonic() + (timeout_s or self._patience.request_s)
+        began = self._clock.monotonic()
+        deadline = began + (timeout_s or self._patience.request_s)
         while True:
             left_s = deadline - self._clock.monotonic()
             per_try_s = min(left_s, timeout_s or self._patience.per_try_s)
@@ -193,6 +197,9 @@ class Etcd:
                 is_safe = method.is_read or isinstance(error, StoreUnreachable)
                 if not is_safe:
                     raise
+                if isinstance(error, StoreUnreachable):
+                    # Nobody takes requests: whoever asked is told so soon, and not when all else would have been tried.
+                    deadline = min(deadline, began + self._patience.unreachable_s)
                 if deadline - self._clock.monotonic() < _RETRY_S[1]:
                     raise StoreUnreachable(error.message) from error
             await self._clock.sleep(self._rng.uniform(*_RETRY_S))

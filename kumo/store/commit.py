@@ -20,6 +20,8 @@ from kumo.store.metrics import COMMITS
 from kumo.store.record import Etags, stamp
 
 _LISTED = 20
+# The watch stream asks for a sign of life each second.
+_SILENT_S = 2.5
 _C = pb.Compare
 
 
@@ -139,7 +141,13 @@ class Committer:
     timeout_s: float = 4.0
 
     async def commit(self, changes: Changes) -> Committed | Refused:
-        """Raises Unknown if neither an answer nor a trace could be had in time, StoreFull, StoreUnreachable."""
+        """Raises Unknown if neither an answer nor a trace could be had in time, StoreFull, StoreUnreachable.
+
+        While etcd is silent nothing is begun: whoever asked is told so at once.
+        """
+        if self._is_silent():
+            COMMITS.labels("unreachable").inc()
+            raise StoreUnreachable(f"nothing was heard of it for {self.etcd.silent_s():.0f} s")
         deadline = self.clock.monotonic() + self.timeout_s
         is_repeated = False
         while True:
@@ -147,7 +155,8 @@ class Committer:
                 result = await self._send(changes)
             except (Unknown, StoreUnreachable) as error:
                 may_have_happened = is_repeated or isinstance(error, Unknown)
-                if changes.witness is None or self.clock.monotonic() > deadline:
+                is_hopeless = not may_have_happened or self._is_silent() or self.clock.monotonic() > deadline
+                if changes.witness is None or is_hopeless:
                     COMMITS.labels("unknown" if may_have_happened else "unreachable").inc()
                     if may_have_happened and not isinstance(error, Unknown):
                         raise Unknown(error.message) from error
@@ -163,6 +172,9 @@ class Committer:
                 for message in changes.stamped:
                     stamp(message, self.etags.of(result.revision))
             return result
+
+    def _is_silent(self) -> bool:
+        return self.etcd.silent_s() > _SILENT_S
 
     async def _send(self, changes: Changes) -> Committed | Refused:
         guards = list(changes.guards.values())
