@@ -54,6 +54,10 @@ class Member:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def launch(self) -> None:
         """Start the process without waiting for it."""
         log = self.folder.parent / f"{self.name}.log"
@@ -148,10 +152,13 @@ def _flags(name: str, ports: tuple[int, int], folder: Path, initial: str, tls: T
 
 @contextmanager
 def cluster(
-    count: int = 1, *, extra: Sequence[str] = (), is_durable: bool = False, tls: TlsFiles | None = None
+    count: int = 1, *, extra: Sequence[str] = (), is_durable: bool = False, tls: TlsFiles | None = None, place: Path | None = None
 ) -> Generator[Cluster, None, None]:
-    """Start `count` members with the flags in `extra`; `is_durable` keeps fsync on; with `tls`, clients need a certificate of its CA."""
-    root = Path(tempfile.mkdtemp(prefix="kumo-test-etcd-"))
+    """Start `count` members with the flags in `extra`; `is_durable` keeps fsync on; with `tls`, clients need a certificate of its CA.
+
+    `place` is a folder to keep everything in, on a disk of its own perhaps.
+    """
+    root = Path(tempfile.mkdtemp(prefix="kumo-test-etcd-", dir=place))
     names = [f"m{number}" for number in range(count)]
     ports = free_ports(2 * count)
     pairs = list(zip(ports[:count], ports[count:], strict=True))

@@ -201,6 +201,8 @@ class Etcd:
                     # Nobody takes requests: whoever asked is told so soon, and not when all else would have been tried.
                     deadline = min(deadline, began + self._patience.unreachable_s)
                 if deadline - self._clock.monotonic() < _RETRY_S[1]:
+                    if isinstance(error, StoreUnreachable):
+                        raise
                     raise StoreUnreachable(error.message) from error
             await self._clock.sleep(self._rng.uniform(*_RETRY_S))
 

@@ -155,7 +155,8 @@ class Committer:
                 result = await self._send(changes)
             except (Unknown, StoreUnreachable) as error:
                 may_have_happened = is_repeated or isinstance(error, Unknown)
-                is_hopeless = not may_have_happened or self._is_silent() or self.clock.monotonic() > deadline
+                # The client has looked for somebody who takes requests already, for as long as a caller should wait.
+                is_hopeless = isinstance(error, StoreUnreachable) or self._is_silent() or self.clock.monotonic() > deadline
                 if changes.witness is None or is_hopeless:
                     COMMITS.labels("unknown" if may_have_happened else "unreachable").inc()
                     if may_have_happened and not isinstance(error, Unknown):
