@@ -52,7 +52,7 @@ class Terms:
             self.check(term)
             if term_order(term) > term_order(self._largest):
                 kept = Term.FromString(term.SerializeToString())
-                await self._files.save(_TERMS, _LARGEST, kept)
+                await self._files.save(_TERMS, _LARGEST, kept, is_vital=True)
                 self._largest = kept
                 log.info("leader obeyed", incarnation=term.incarnation, create_revision=term.create_revision)
 
@@ -145,7 +145,8 @@ class Commands(Generic[C]):
     async def _commit(self, command: C, not_after: float) -> None:
         kept = self._type.FromString(command.SerializeToString())
         try:
-            await self._files.save(self._kind, command.uid, kept, not_after=not_after)
+            # A thing that shall go makes room.
+            await self._files.save(self._kind, command.uid, kept, not_after=not_after, is_vital=not kept.HasField("desired"))
         except asyncio.CancelledError:
             self._held[command.uid] = kept  # the write went through before save() let go
             raise

@@ -5,6 +5,7 @@ name and reported until its thing is told anew: it is never taken for nothing.
 """
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -12,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from agent.reserve import Reserve
 from kumo.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from kumo.log import get_logger
 
@@ -28,6 +31,7 @@ M = TypeVar("M", bound=Message)
 
 _SUFFIX = ".state"
 _DAMAGED = ".damaged"
+_RESERVE = "reserve"
 
 
 class StateFiles:
@@ -39,6 +43,7 @@ class StateFiles:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._lock = threading.Lock()
         self._problems: dict[Path, str] = {}
+        self._reserve = Reserve(directory / _RESERVE)
 
     def load(self, kind: str, message_type: type[M]) -> dict[str, M]:
         """Return what is kept of `kind` by uid. Blocks: for the start of a process.
@@ -46,6 +51,7 @@ class StateFiles:
         Raises FailedPrecondition if a file is of a newer format than this program knows.
         """
         folder = self._folder(kind)
+        self._reserve.take()
         found: dict[str, M] = {}
         for path in sorted(folder.iterdir()):
             if path.name.endswith(_DAMAGED):
@@ -65,15 +71,16 @@ class StateFiles:
         with self._lock:
             return sorted(self._problems.values())
 
-    async def save(self, kind: str, uid: str, message: Message, *, not_after: float | None = None) -> None:
+    async def save(self, kind: str, uid: str, message: Message, *, not_after: float | None = None, is_vital: bool = False) -> None:
         """Return when `message` is on the disk. Even when cancelled it waits for the write to end, or memory could not follow the disk.
 
         `not_after` is a moment of time.monotonic(): what could not be committed by then is dropped, and DeadlineExceeded raised.
+        What `is_vital` is written also when nothing is left of the disk but what was kept back for that.
         """
         data = message.SerializeToString(deterministic=True)
         head = {"format": self._format_version, "type": message.DESCRIPTOR.full_name, "sha256": hashlib.sha256(data).hexdigest()}
         path = self._folder(kind) / f"{uid}{_SUFFIX}"
-        await self._run(lambda: self._write(path, json.dumps(head).encode() + b"\n" + data, not_after))
+        await self._run(lambda: self._write(path, json.dumps(head).encode() + b"\n" + data, not_after, is_vital=is_vital))
 
     async def remove(self, kind: str, uid: str) -> None:
         """Return when nothing of `uid` is on the disk."""
@@ -136,14 +143,10 @@ class StateFiles:
         with self._lock:
             self._problems.setdefault(path, sentence)
 
-    def _write(self, path: Path, content: bytes, not_after: float | None) -> None:
+    def _write(self, path: Path, content: bytes, not_after: float | None, *, is_vital: bool) -> None:
         fresh = path.with_name(f".{path.name}.new")
         try:
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
+            self._write_fresh(fresh, content, is_vital=is_vital)
             if not_after is not None and time.monotonic() > not_after:
                 raise DeadlineExceeded("COMMIT_LATE", f"{path} could not be written before the deadline of the command")
             fresh.rename(path)
@@ -151,6 +154,22 @@ class StateFiles:
         except OSError as error:
             raise Unavailable("STATE_NOT_WRITTEN", f"{path}: {error.strerror}", fix="look at the host's disk", file=str(path)) from error
         self._forget_damage(path)
+        self._reserve.take()
+
+    def _write_fresh(self, fresh: Path, content: bytes, *, is_vital: bool) -> None:
+        while True:
+            try:
+                with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                return
+            except OSError as error:
+                # Half of it would take room until the next start.
+                with suppress(OSError):
+                    fresh.unlink()
+                if error.errno != errno.ENOSPC or not is_vital or not self._reserve.give():
+                    raise
 
     def _unlink(self, path: Path) -> None:
         try:

@@ -130,5 +130,9 @@ def _read(cache: Path, key: list[str]) -> Virt | None:
 
 def _write(cache: Path, key: list[str], virt: Virt) -> None:
     fresh = cache.with_name(f".{cache.name}.new")
-    fresh.write_text(json.dumps({"key": key, "virt": asdict(virt)}))
-    fresh.rename(cache)
+    try:
+        fresh.write_text(json.dumps({"key": key, "virt": asdict(virt)}))
+        fresh.rename(cache)
+    except OSError as error:
+        log.warning("answer not kept: the next start probes again", file=cache, why=str(error))
+        fresh.unlink(missing_ok=True)

@@ -162,8 +162,13 @@ class Ruleset:
     def _remember(self) -> None:
         fresh = self._memory.with_name(f".{self._memory.name}.new")
         kept = {"format": _FORMAT, "generation": self._generation, "nonce": self._nonce, "rules": self._digest(), "listed": self._listed}
-        fresh.write_text(json.dumps(kept))
-        os.replace(fresh, self._memory)
+        try:
+            fresh.write_text(json.dumps(kept))
+            os.replace(fresh, self._memory)
+        except OSError as error:
+            # What is remembered of an earlier state is not believed, so that the next agent fills the rules anew.
+            log.warning("packet rules not remembered", file=self._memory, why=str(error))
+            fresh.unlink(missing_ok=True)
 
     def _digest(self) -> str:
         return hashlib.sha256((self._table.skeleton + self._table.rules).encode()).hexdigest()
