@@ -432,6 +432,7 @@ class Facts(_message.Message):
     FACTS_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    STRANGERS_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     """All there was when the watch began has been sent; what was not named is not in the cell. Set once a stream that had no token."""
     resume_token: _builtins.str
@@ -440,16 +441,23 @@ class Facts(_message.Message):
     def facts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fact]:
         """The facts."""
 
+    @_builtins.property
+    def strangers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Servers and ports that hosts have and the cell has no record of, as after its store went back in time. Said with each heartbeat, the
+        first of them, until the region tells the cell of them or disowns them.
+        """
+
     def __init__(
         self,
         *,
         facts: _abc.Iterable[Global___Fact] | None = ...,
         complete: _builtins.bool = ...,
         resume_token: _builtins.str = ...,
+        strangers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "facts", b"facts", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "facts", b"facts", "resume_token", b"resume_token", "strangers", b"strangers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -656,6 +664,53 @@ class AcknowledgeEndsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcknowledgeEndsResponse: _TypeAlias = AcknowledgeEndsResponse  # noqa: Y015
+
+@_typing.final
+class DisownRequest(_message.Message):
+    """The request of Disown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERM_FIELD_NUMBER: _builtins.int
+    UIDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def term(self) -> _stamp_pb2.Term:
+        """The region's term."""
+
+    @_builtins.property
+    def uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The things."""
+
+    def __init__(
+        self,
+        *,
+        term: _stamp_pb2.Term | None = ...,
+        uids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["term", b"term"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["term", b"term", "uids", b"uids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisownRequest: _TypeAlias = DisownRequest  # noqa: Y015
+
+@_typing.final
+class DisownResponse(_message.Message):
+    """The answer of Disown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisownResponse: _TypeAlias = DisownResponse  # noqa: Y015
 
 @_typing.final
 class CreateHostRequest(_message.Message):

@@ -57,6 +57,11 @@ class IntentsStub:
                 request_serializer=kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.AcknowledgeEndsRequest.SerializeToString,
                 response_deserializer=kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.AcknowledgeEndsResponse.FromString,
                 _registered_method=True)
+        self.Disown = channel.unary_unary(
+                '/kumo.api.cell.v1.Intents/Disown',
+                request_serializer=kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.DisownRequest.SerializeToString,
+                response_deserializer=kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.DisownResponse.FromString,
+                _registered_method=True)
 
 
 class IntentsServicer:
@@ -92,6 +97,13 @@ class IntentsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Disown(self, request, context):
+        """Says that the region does not know these strangers either: they are taken from their hosts. Their disks stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IntentsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +126,11 @@ def add_IntentsServicer_to_server(servicer, server):
                     servicer.AcknowledgeEnds,
                     request_deserializer=kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.AcknowledgeEndsRequest.FromString,
                     response_serializer=kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.AcknowledgeEndsResponse.SerializeToString,
+            ),
+            'Disown': grpc.unary_unary_rpc_method_handler(
+                    servicer.Disown,
+                    request_deserializer=kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.DisownRequest.FromString,
+                    response_serializer=kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.DisownResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -226,6 +243,33 @@ class Intents:
             '/kumo.api.cell.v1.Intents/AcknowledgeEnds',
             kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.AcknowledgeEndsRequest.SerializeToString,
             kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.AcknowledgeEndsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Disown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kumo.api.cell.v1.Intents/Disown',
+            kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.DisownRequest.SerializeToString,
+            kumo_dot_api_dot_cell_dot_v1_dot_cell__pb2.DisownResponse.FromString,
             options,
             channel_credentials,
             insecure,

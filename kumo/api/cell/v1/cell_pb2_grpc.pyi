@@ -44,6 +44,8 @@ class IntentsStub:
     """Streams facts, from a token exactly, or from all there is now. An empty message each second is the heartbeat."""
     AcknowledgeEnds: _grpc.UnaryUnaryMultiCallable[_cell_pb2.AcknowledgeEndsRequest, _cell_pb2.AcknowledgeEndsResponse]
     """Says that the ends of these things are recorded; their tombstones go an hour later."""
+    Disown: _grpc.UnaryUnaryMultiCallable[_cell_pb2.DisownRequest, _cell_pb2.DisownResponse]
+    """Says that the region does not know these strangers either: they are taken from their hosts. Their disks stay."""
 
 @_typing.type_check_only
 class IntentsAsyncStub(IntentsStub):
@@ -60,6 +62,8 @@ class IntentsAsyncStub(IntentsStub):
     """Streams facts, from a token exactly, or from all there is now. An empty message each second is the heartbeat."""
     AcknowledgeEnds: _aio.UnaryUnaryMultiCallable[_cell_pb2.AcknowledgeEndsRequest, _cell_pb2.AcknowledgeEndsResponse]  # type: ignore[assignment]
     """Says that the ends of these things are recorded; their tombstones go an hour later."""
+    Disown: _aio.UnaryUnaryMultiCallable[_cell_pb2.DisownRequest, _cell_pb2.DisownResponse]  # type: ignore[assignment]
+    """Says that the region does not know these strangers either: they are taken from their hosts. Their disks stay."""
 
 class IntentsServicer(metaclass=_abc_1.ABCMeta):
     """Intents: how the region's leader tells a cell what shall be, and hears what is. Others than the cell's leader answer
@@ -97,6 +101,14 @@ class IntentsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cell_pb2.AcknowledgeEndsResponse, _abc.Awaitable[_cell_pb2.AcknowledgeEndsResponse]]:
         """Says that the ends of these things are recorded; their tombstones go an hour later."""
+
+    @_abc_1.abstractmethod
+    def Disown(
+        self,
+        request: _cell_pb2.DisownRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cell_pb2.DisownResponse, _abc.Awaitable[_cell_pb2.DisownResponse]]:
+        """Says that the region does not know these strangers either: they are taken from their hosts. Their disks stay."""
 
 def add_IntentsServicer_to_server(servicer: IntentsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
