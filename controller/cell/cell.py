@@ -7,6 +7,7 @@ from controller.cell.agents import Agents
 from controller.cell.ledger import Ledger
 from controller.cell.records import Records
 from controller.cell.report import Reporter
+from controller.cell.strangers import Strangers
 from kumo.clock import Clock
 
 
@@ -19,6 +20,7 @@ class Cell:
     ledger: Ledger
     records: Records
     agents: Agents
+    strangers: Strangers
     reporter: Reporter
     clock: Clock
 

@@ -31,6 +31,7 @@ from controller.cell.session import Dial
 from controller.cell.storage.attachment.reconciler import AttachmentReconciler
 from controller.cell.storage.volume.audit import VolumeAudit
 from controller.cell.storage.volume.reconciler import VolumeReconciler
+from controller.cell.strangers import Strangers
 from controller.cell.streams import Streams
 from controller.cell.wakes import Loops, Wakes
 from controller.config import CellConfig, Config, cell_prefix
@@ -144,11 +145,13 @@ class CellPlane:
         ledger = Ledger(self._plane.etcd, self._plane.keys, term, clock=self._clock, rng=self._rng)
         records = Records(ledger)
         await ledger.load()
-        wakes = Wakes(records)
+        strangers = Strangers(records, self._clock)
+        wakes = Wakes(records, strangers)
         wire_term = WireTerm(incarnation=term.incarnation, create_revision=term.create_revision)
         agents = Agents(records.hosts, self._dial, wire_term, self._clock, wakes, self._rng)
+        strangers.follow(agents)
         reporter = Reporter(ledger, records.events, f"cells/{self._config.name}")
-        cell = Cell(self._config.name, self._config.underlay_mtu, ledger, records, agents, reporter, self._clock)
+        cell = Cell(self._config.name, self._config.underlay_mtu, ledger, records, agents, strangers, reporter, self._clock)
         orders = Orders(ledger, records)
         placer = Placer(cell, wakes.wake_server)
         loops = self._loops(cell, placer)

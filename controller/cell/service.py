@@ -10,6 +10,8 @@ from kumo.api.cell.v1.cell_pb2 import (
     AcknowledgeEndsResponse,
     ApplyIntentRequest,
     ApplyIntentResponse,
+    DisownRequest,
+    DisownResponse,
     Facts,
     Held,
     ListHeldRequest,
@@ -17,6 +19,8 @@ from kumo.api.cell.v1.cell_pb2 import (
 )
 from kumo.api.cell.v1.cell_pb2_grpc import IntentsServicer
 from kumo.rpc.identity import Context
+
+_MOST_STRANGERS = 200
 
 
 class Intents(IntentsServicer):
@@ -40,7 +44,10 @@ class Intents(IntentsServicer):
         async with aclosing(term.feed.stream(request.resume_token)) as messages:
             async for facts in messages:
                 # A leader that was deposed, here or in the region, stops at the next heartbeat.
-                self._leadership.term().orders.check_term(request.term)
+                now = self._leadership.term()
+                now.orders.check_term(request.term)
+                if not facts.facts and not facts.complete:
+                    facts.strangers.extend(now.cell.strangers.uids()[:_MOST_STRANGERS])
                 yield facts
 
     async def AcknowledgeEnds(self, request: AcknowledgeEndsRequest, context: Context) -> AcknowledgeEndsResponse:
@@ -48,3 +55,9 @@ class Intents(IntentsServicer):
         await term.orders.obey(request.term)
         await acknowledge(term.cell, request.uids)
         return AcknowledgeEndsResponse()
+
+    async def Disown(self, request: DisownRequest, context: Context) -> DisownResponse:
+        term = self._leadership.term()
+        await term.orders.obey(request.term)
+        await term.cell.strangers.remove(request.uids)
+        return DisownResponse()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from controller.cell.records import Records
 from controller.cell.session import Session
+from controller.cell.strangers import Strangers
 from kumo.loop import Loop
 
 
@@ -44,8 +45,8 @@ class Loops:
 class Wakes:
     """Adds keys to loops. It is a session's Listener too."""
 
-    def __init__(self, records: Records) -> None:
-        self._records = records
+    def __init__(self, records: Records, strangers: Strangers) -> None:
+        self._records, self._strangers = records, strangers
         self._loops: Loops | None = None
         self._sessions: Callable[[], Iterable[Session]] = tuple
 
@@ -92,6 +93,7 @@ class Wakes:
                 _add(loop.add, view.uids())
 
     def server_changed(self, host_uid: str, uid: str, *, is_gone: bool) -> None:
+        self._strangers.note(host_uid, uid)
         if self._loops is None:
             return
         if is_gone:
@@ -103,6 +105,7 @@ class Wakes:
             self._loops.attachments.add(attachment.uid)
 
     def port_changed(self, host_uid: str, uid: str, *, is_gone: bool) -> None:
+        self._strangers.note(host_uid, uid)
         if self._loops is None:
             return
         self._loops.ports.add(uid)

@@ -5,7 +5,7 @@ that after a disconnect of any length, or under a new leader, only what differs 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,12 @@ class Push:
         for kind, table in self._by_kind.items():
             for uid in await table.uids():
                 self.loop.add(f"{kind}/{uid}")
+
+    async def unknown(self, uids: Iterable[str]) -> list[str]:
+        """Return those that are no server and no port of this region's: the store went back to a time before them."""
+        await self._plane.caught_up(await self._plane.revision())
+        tables = (self._tables.servers, self._tables.ports)
+        return [uid for uid in uids if not any([await table.get_by_uid(uid) for table in tables])]
 
     def disconnected(self) -> None:
         """Tell nothing until the next connected(), which looks at everything."""

@@ -32,6 +32,7 @@ SILENT_S = 5.0
 _CHECK_S = 0.5
 _RETRY_S = 0.5
 _ACKNOWLEDGE_S = 10.0
+_LISTED = 20
 
 
 class StatusWatch:
@@ -76,15 +77,15 @@ class StatusWatch:
             cell = await self._cell()
             request = cell_pb2.WatchFactsRequest(term=self.wire_term, resume_token=cell.status.resume_token)
             try:
-                await self._read(stub, request)
+                await self._read(stub, request, push)
             except (Aborted, InvalidArgument) as error:
                 if isinstance(error, Conflict | Deposed) or not request.resume_token:
                     raise
                 log.info("cell is read from the beginning", cell=self._link.cell, reason=error.reason, why=error.message)
                 request.resume_token = ""
-                await self._read(stub, request)
+                await self._read(stub, request, push)
 
-    async def _read(self, stub: "cell_pb2_grpc.IntentsAsyncStub", request: cell_pb2.WatchFactsRequest) -> None:
+    async def _read(self, stub: "cell_pb2_grpc.IntentsAsyncStub", request: cell_pb2.WatchFactsRequest, push: Push) -> None:
         named: set[str] = set()
         is_snapshot = not request.resume_token
         async with opened(stub.WatchFacts(request)) as stream:
@@ -94,6 +95,8 @@ class StatusWatch:
                 if not isinstance(facts, cell_pb2.Facts):
                     raise Unavailable("FACTS_ENDED", f"cell {self._link.cell} ended the stream of facts", cell=self._link.cell)
                 await self._heard()
+                if facts.strangers:
+                    await self._disown(stub, await push.unknown(facts.strangers))
                 if not facts.facts and not facts.complete:
                     continue
                 named |= {fact.uid for fact in facts.facts} if is_snapshot else set()
@@ -104,6 +107,14 @@ class StatusWatch:
                 if ended:
                     acknowledgement = cell_pb2.AcknowledgeEndsRequest(term=self.wire_term, uids=ended)
                     await stub.AcknowledgeEnds(acknowledgement, timeout=_ACKNOWLEDGE_S)
+
+    async def _disown(self, stub: "cell_pb2_grpc.IntentsAsyncStub", uids: list[str]) -> None:
+        """Have the cell take away what neither of us knows. A host that fails at it is asked again with the next heartbeat."""
+        if not uids:
+            return
+        log.warning("strangers disowned", cell=self._link.cell, count=len(uids), uids=uids[:_LISTED])
+        with suppress(Unavailable):
+            await stub.Disown(cell_pb2.DisownRequest(term=self.wire_term, uids=uids), timeout=_ACKNOWLEDGE_S)
 
     async def _heard(self) -> None:
         self._heard_at, self._heard_time = self._clock.monotonic(), self._clock.now()

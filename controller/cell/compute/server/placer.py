@@ -71,6 +71,7 @@ class Placer:
             await self._book(server, before.host_uid, before.host, Epoch(cell=order.stamp.epoch.cell, host=1), None)
             return True
         self._check_all_heard()
+        self._cell.strangers.check()
         choice = place(self._table.hosts, _request(server))
         if not isinstance(choice, Choice):
             await self._say_waiting(server, order, choice.explanation)
