@@ -13,12 +13,14 @@ from kumo.tls import TlsFiles
 class RegionConfig:
     """The region's plane: `listen` is address:port, `store` are etcd's endpoints as address:port.
 
-    `cells` names, for each cell, its controllers: the host as in the certificate, and address:port.
+    `cells` names, for each cell, its controllers: the host as in the certificate, and address:port. `advertise` tells this controller
+    from others where all listen on a loopback address; empty means `listen`.
     """
 
     listen: str
     store: list[str]
     cells: dict[str, dict[str, str]]
+    advertise: str = ""
     # Take an etcd that is older than what Kumo asks for, with a warning.
     lab: bool = False
 
@@ -32,7 +34,8 @@ class CellConfig:
     store: list[str]
     advertise: str = ""
     lab: bool = False
-    # What the tunnels between hosts carry, in bytes of IP; a tenant's network has 50 less.
+    # What the tunnels between hosts carry, in bytes of IPv4, which is 20 less than that of the links where the tunnels are IPv6's; a
+    # tenant's network has 50 less.
     underlay_mtu: int = 1500
 
 

@@ -8,7 +8,7 @@ from deploy import ceph, control, etcd, libvirt_host, namespace, pki, program
 from deploy.control import Service, wait_for
 from deploy.etcd_binary import Etcd
 from deploy.files import make_directory
-from deploy.layout import CHECKOUT, Lab
+from deploy.layout import CHECKOUT, Lab, Role
 from deploy.steps import Steps
 
 SERVING_S = 60
@@ -17,9 +17,7 @@ BRIDGE_SWITCHES = Path("/proc/sys/net/bridge")
 
 def prepare(lab: Lab, steps: Steps, found: Etcd) -> None:
     """Make directories, certificates, configuration and empty stores. Starts nothing."""
-    lab.state.mkdir(parents=True, exist_ok=True)
-    for directory in (lab.state, lab.log, lab.run):
-        make_directory(directory)
+    make_directories(lab)
     lab.save()
     load_modules()
     with steps.step("certificates"):
@@ -28,19 +26,32 @@ def prepare(lab: Lab, steps: Steps, found: Etcd) -> None:
     def program_copy() -> None:
         program.refresh(lab)
 
-    def stores() -> None:
+    steps.side_by_side(("copy of the program", program_copy), ("configuration and empty stores", lambda: make_stores(lab, found)))
+    make_targets(lab.state)
+
+
+def make_directories(lab: Lab) -> None:
+    """Make what a host needs to boot at all."""
+    lab.state.mkdir(parents=True, exist_ok=True)
+    for directory in (lab.state, lab.log, lab.run, *(lab.state / name for name in namespace.BINDS.values())):
+        directory.parent.mkdir(exist_ok=True)
+        make_directory(directory)
+
+
+def make_stores(lab: Lab, found: Etcd) -> None:
+    """Write what each of a host's roles stands on."""
+    if Role.STORE in lab.roles:
         etcd.prepare(lab, found)
+    if Role.HOST in lab.roles:
         libvirt_host.prepare(lab)
+    if Role.CEPH in lab.roles:
         ceph.prepare(lab)
 
-    steps.side_by_side(("copy of the program", program_copy), ("configuration and empty stores", stores))
-    _make_targets(lab)
 
-
-def _make_targets(lab: Lab) -> None:
-    """Make the directories that are mounted over inside the lab, and remember those that were not there."""
+def make_targets(state: Path) -> None:
+    """Make the directories that are mounted over inside a host, and remember in `state` those that were not there."""
     missing = namespace.missing_targets()
-    record = lab.state / "made-directories"
+    record = state / "made-directories"
     known = record.read_text().splitlines() if record.exists() else []
     record.write_text("".join(f"{path}\n" for path in dict.fromkeys([*known, *map(str, missing)])))
     for path in missing:
@@ -48,7 +59,9 @@ def _make_targets(lab: Lab) -> None:
 
 
 def services(lab: Lab) -> list[Service]:
-    return [etcd.service(lab), *libvirt_host.services(lab), *ceph.services(lab)]
+    found = [etcd.service(lab)] if Role.STORE in lab.roles else []
+    found += libvirt_host.services(lab) if Role.HOST in lab.roles else []
+    return found + (ceph.services(lab) if Role.CEPH in lab.roles else [])
 
 
 def load_modules() -> None:
@@ -65,9 +78,9 @@ def load_modules() -> None:
         (BRIDGE_SWITCHES / name).write_text("0")
 
 
-def boot(lab: Lab) -> None:
+def boot(lab: Lab, *options: str) -> None:
     """Start the host's init with what the services file lists. Raises RuntimeError with what it could not do."""
-    command = [sys.executable, "-m", "deploy.namespace", str(lab.state), lab.host]
+    command = [sys.executable, "-m", "deploy.namespace", str(lab.state), str(lab.venv / "supervisor.py"), lab.host, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=CHECKOUT)
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
@@ -85,24 +98,26 @@ def wait_until_serving(lab: Lab, steps: Steps, *, booted: bool) -> None:
     `booted` says that the host has just been started, so that what Ceph still believes of its OSD is of before.
     """
     libvirt_host.quiet()
+    jobs = {
+        Role.STORE: ("etcd", lambda: wait_for("etcd", lambda: etcd.is_healthy(lab), SERVING_S)),
+        Role.HOST: ("libvirt", lambda: wait_for("libvirt", lambda: libvirt_host.is_healthy(lab), SERVING_S)),
+        Role.CEPH: ("Ceph", lambda: _wait_for_ceph(lab, booted=booted)),
+    }
+    steps.side_by_side(*(job for role, job in jobs.items() if role in lab.roles))
 
-    def wait_for_ceph() -> None:
-        new = not (lab.ceph / "osd" / "made").exists()
-        with ceph.admin(lab) as cluster:
-            before = ceph.epoch(cluster) if new else _epoch_before_start(lab) if booted else 0
-            if new:
-                ceph.make_osd(lab, cluster)
-                control.write_services(lab, services(lab))
-                control.ask(lab, "reload")
-            ceph.wait_for_osd(cluster, before)
-            ceph.make_pools(lab, cluster)
-            (lab.ceph / "osd-epoch").write_text(str(ceph.epoch(cluster)))
 
-    steps.side_by_side(
-        ("etcd", lambda: wait_for("etcd", lambda: etcd.is_healthy(lab), SERVING_S)),
-        ("libvirt", lambda: wait_for("libvirt", lambda: libvirt_host.is_healthy(lab), SERVING_S)),
-        ("Ceph", wait_for_ceph),
-    )
+def _wait_for_ceph(lab: Lab, *, booted: bool) -> None:
+    new = not (lab.ceph / "osd" / "made").exists()
+    with ceph.admin(lab) as cluster:
+        before = ceph.epoch(cluster) if new else _epoch_before_start(lab) if booted else 0
+        if new:
+            ceph.make_osd(lab, cluster)
+            control.write_services(lab, services(lab))
+            control.ask(lab, "reload")
+        ceph.wait_for_osd(cluster, before)
+        ceph.make_pools(cluster)
+        ceph.hand_out_keys(lab, cluster, lab)
+        (lab.ceph / "osd-epoch").write_text(str(ceph.epoch(cluster)))
 
 
 def _epoch_before_start(lab: Lab) -> int:

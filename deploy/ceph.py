@@ -17,7 +17,7 @@ import rados
 
 from deploy.control import Service, wait_for
 from deploy.files import make_directory, write
-from deploy.layout import Lab, Port, User
+from deploy.layout import Lab, Port, Role, User
 from deploy.rights import service
 
 OSD_BYTES = 40 << 30
@@ -34,8 +34,10 @@ mon initial members = a
 auth cluster required = cephx
 auth service required = cephx
 auth client required = cephx
-public addr = 127.0.0.1
-cluster addr = 127.0.0.1
+public addr = {address}
+cluster addr = {address}
+ms bind ipv4 = {ipv4}
+ms bind ipv6 = {ipv6}
 ms bind port min = {first}
 ms bind port max = {last}
 # a cluster of one must not wait for the intervals of a large one
@@ -115,7 +117,11 @@ def _monitors(lab: Lab) -> str:
 
 
 def _settings(lab: Lab) -> dict[str, object]:
+    is_ipv6 = ":" in lab.addresses.storage
     return {
+        "address": lab.addresses.storage,
+        "ipv4": str(not is_ipv6).lower(),
+        "ipv6": str(is_ipv6).lower(),
         "fsid": (lab.ceph / "fsid").read_text(),
         "mons": _monitors(lab),
         "first": lab.port(Port.CEPH_FIRST),
@@ -253,8 +259,8 @@ def wait_for_osd(cluster: Any, after_epoch: int) -> None:
     wait_for("Ceph's OSD", lambda: _has_osd(cluster, after_epoch), 60)
 
 
-def make_pools(lab: Lab, cluster: Any) -> None:
-    """Make the pools, write one object into each, and hand out keys: what the region needs of its Ceph."""
+def make_pools(cluster: Any) -> None:
+    """Make the pools and write one object into each: what the region needs of its Ceph."""
     present = cluster.list_pools()
     for pool in POOLS:
         if pool not in present:
@@ -265,12 +271,28 @@ def make_pools(lab: Lab, cluster: Any) -> None:
             io.write_full("kumo.ready", b"")
             io.remove_object("kumo.ready")
     command(cluster, "health mute", code="MGR_MODULE_ERROR", sticky=True)
-    rw = ", ".join(f"profile rbd pool={pool}" for pool in POOLS)
-    agent = f"client.agent-{lab.host}"
-    _hand_out(lab, cluster, lab.agent / "ceph", User.ROOT, agent, {"mon": "allow r", "osd": rw})
-    fencer = f"client.fencer-{lab.cell}"
-    caps = {"mon": "profile rbd, allow command 'auth rm'", "osd": "profile rbd pool=volumes"}
-    _hand_out(lab, cluster, lab.controller / "ceph", User.CONTROLLER, fencer, caps)
+
+
+def user(node: Lab) -> str:
+    """Return whom the agent of a node is to Ceph."""
+    return f"client.agent-{node.host}"
+
+
+def hand_out_keys(lab: Lab, cluster: Any, node: Lab) -> None:
+    """Give a node what its processes need to reach the cluster of `lab`: configuration, and a key for each role that it has."""
+    if Role.HOST in node.roles:
+        rw = ", ".join(f"profile rbd pool={pool}" for pool in POOLS)
+        write(node.ceph / "etc" / "ceph.conf", _GUESTS.format(**_settings(lab)))
+        _hand_out(lab, cluster, node.agent / "ceph", User.ROOT, user(node), {"mon": "allow r", "osd": rw})
+    if Role.CONTROLLER in node.roles:
+        fencer = f"client.fencer-{node.cell}"
+        caps = {"mon": "profile rbd, allow command 'auth rm'", "osd": "profile rbd pool=volumes"}
+        _hand_out(lab, cluster, node.controller / "ceph", User.CONTROLLER, fencer, caps)
+
+
+def take_key(cluster: Any, node: Lab) -> None:
+    """Have Ceph forget the agent of a node; fine if it knows none."""
+    command(cluster, "auth rm", entity=user(node))
 
 
 def _hand_out(lab: Lab, cluster: Any, directory: Path, owner: int, entity: str, caps: dict[str, str]) -> None:

@@ -19,13 +19,13 @@ import libvirt
 from agent.network import rules
 from deploy import control, libvirt_host
 from deploy.control import wait_for
-from deploy.layout import Lab, Port
+from deploy.layout import Lab, Port, Role
 from deploy.steps import Steps, fail
 from deploy.up import add_lab_arguments, chosen_lab, only_one
 
 GUESTS_S = 10.0
 PROCESSES_S = 60.0
-KUMO_PROCESSES = ("kumo-controller", "kumo-agent")
+KUMO_PROCESSES = ("kumo-controller", "kumo-controller-region", "kumo-controller-cell", "kumo-agent")
 
 
 def _stop_guests(lab: Lab) -> None:
@@ -49,7 +49,7 @@ def _stop_guests(lab: Lab) -> None:
         connection.close()
 
 
-def _stop(lab: Lab, steps: Steps) -> None:
+def stop(lab: Lab, steps: Steps) -> None:
     """Stop Kumo first, so that nobody starts again what is being stopped; then guests; then what they stand on."""
     names = {one["name"] for one in control.ask(lab, "status")["services"]}
     with steps.step("controller and agent"):
@@ -57,8 +57,9 @@ def _stop(lab: Lab, steps: Steps) -> None:
         for name in stopping:
             control.ask(lab, "stop", name=name)
         wait_for("the controller and the agent", lambda: not _running(lab, stopping), 30)
-    with steps.step("guests"):
-        _stop_guests(lab)
+    if Role.HOST in lab.roles:
+        with steps.step("guests"):
+            _stop_guests(lab)
     with steps.step("libvirt, Ceph, etcd"):
         init = control.init_pid(lab)
         control.ask(lab, "shutdown")
@@ -89,10 +90,11 @@ def _drop_rules(lab: Lab) -> None:
     subprocess.run(["nft", "delete", "table", *table], capture_output=True, timeout=20, check=False)  # it may not be there
 
 
-def _remove(lab: Lab) -> None:
-    record = lab.state / "made-directories"
+def remove(state: Path) -> None:
+    """Remove a state directory, and what was made to mount it on."""
+    record = state / "made-directories"
     made = record.read_text().splitlines() if record.exists() else []
-    shutil.rmtree(lab.state)
+    shutil.rmtree(state)
     for path in made:
         with contextlib.suppress(OSError):
             Path(path).rmdir()  # not empty: somebody else uses it by now
@@ -105,18 +107,18 @@ def down(lab: Lab, *, purge: bool) -> int:
     if purge and not lab.description.exists() and any(lab.state.iterdir()):
         fail("nothing was removed", f"{lab.state} holds files but no lab", "name the right directory: KUMO_STATE=... make purge")
         return 1
-    with only_one(lab):
+    with only_one(lab.state):
         steps = Steps()
         if control.is_up(lab):
             steps.say(f"stopping the region in {lab.state}")
-            _stop(lab, steps)
+            stop(lab, steps)
         elif not purge:
             print(f"already down: {lab.state}")
             return 0
         _drop_rules(lab)
         if purge:
             with steps.step("state directory"):
-                _remove(lab)
+                remove(lab.state)
         steps.say("purged: nothing of it is left" if purge else f"down; its state is kept in {lab.state}: `make up` brings it back")
     return 0
 

@@ -60,7 +60,7 @@ def is_healthy(lab: Lab) -> bool:
     tls = lab.etcd / "tls"
     context = ssl.create_default_context(cafile=str(tls / "ca.crt"))
     context.load_cert_chain(tls / "health.crt", tls / "health.key")
-    connection = http.client.HTTPSConnection("127.0.0.1", lab.port(Port.ETCD_CLIENT), timeout=HEALTH_S, context=context)
+    connection = http.client.HTTPSConnection(lab.addresses.management, lab.port(Port.ETCD_CLIENT), timeout=HEALTH_S, context=context)
     try:
         connection.request("GET", "/health")
         return b'"health":"true"' in connection.getresponse().read()

@@ -5,6 +5,7 @@ Each step looks whether it has been done, so an interrupted run goes on. What a 
 
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,26 @@ def _exists(session: Session, noun: Noun, name: str) -> bool:
     return True
 
 
-def register(lab: Lab, session: Session) -> None:
-    """Tell the region of its pool, its host and the sizes of servers: what an operator does once."""
+def register(session: Session, hosts: Iterable[Lab]) -> None:
+    """Tell the region of its pool, its hosts and the sizes of servers: what an operator does once."""
     _create(
         session, NOUNS["pool"], "default", Pool(spec=Pool.Spec(driver=Pool.RBD, volume_pool="volumes", image_pool="images", default=True))
     )
-    place = Host.Spec(cell=lab.cell, agent_address=lab.address(Port.AGENT), tunnel_address="127.0.0.1", storage_address="127.0.0.1")
-    _create(session, NOUNS["host"], lab.host, Host(spec=place))
+    for host in hosts:
+        add_host(session, host)
     for name, (vcpus, memory_mib, disk_gib) in FLAVORS.items():
         _create(session, NOUNS["flavor"], name, Flavor(spec=Flavor.Spec(vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib)))
+
+
+def add_host(session: Session, host: Lab) -> None:
+    spec = Host.Spec(
+        cell=host.cell,
+        agent_address=host.address(Port.AGENT),
+        tunnel_address=host.addresses.tunnel,
+        storage_address=host.addresses.storage,
+        migration_address=host.addresses.migration,
+    )
+    _create(session, NOUNS["host"], host.host, Host(spec=spec))
 
 
 def bring_image(session: Session, file: Path) -> None:
@@ -123,7 +135,7 @@ def run(lab: Lab, steps: Steps, booted: int) -> None:
     name = session.full_name(NOUNS["server"], SERVER)
     try:
         with steps.step("pool, host, flavors"):
-            register(lab, session)
+            register(session, [lab])
         if not done.exists():
             with steps.step(f"image {IMAGE}"):
                 bring_image(session, build.ensure()[0])

@@ -1,11 +1,13 @@
-"""Says where everything of one lab lies: directories, ports, numeric users, names. Creates nothing.
+"""Says where everything of one lab lies: directories, addresses, ports, numeric users, names. Creates nothing.
 
-A lab is one state directory and one port base. Two labs that differ in both share nothing on the machine.
+A lab is one state directory and one port base. Two labs that differ in both share nothing on the machine. A lab of several hosts
+(deploy/lab) is made of nodes, each of which is a lab with a state directory, addresses and roles of its own.
 """
 
+import ipaddress
 import json
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +17,7 @@ DEFAULT_STATE = Path("/var/lib/kumo")
 DEFAULT_PORT_BASE = 7400
 PORT_COUNT = 60
 FORMAT = 1
+LOOPBACK = "127.0.0.1"
 
 
 class Port(IntEnum):
@@ -27,6 +30,7 @@ class Port(IntEnum):
     AGENT_METRICS = 4
     GUEST_METRICS = 5
     TUNNEL = 6  # UDP: VXLAN between this lab's hosts
+    CELL_METRICS = 7  # where the two planes are two processes
     ETCD_CLIENT = 10
     ETCD_PEER = 11
     MON_V2 = 20
@@ -47,25 +51,56 @@ class User(IntEnum):
     IMAGE = 64106
 
 
+class Role(StrEnum):
+    """What a node does."""
+
+    STORE = "store"  # etcd
+    CEPH = "ceph"
+    CONTROLLER = "controller"
+    HOST = "host"  # libvirt, agent, guest responder
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """One address for each plane, IPv4 or IPv6; they may be one and the same."""
+
+    management: str = LOOPBACK
+    tunnel: str = LOOPBACK
+    storage: str = LOOPBACK
+    migration: str = LOOPBACK
+
+
 @dataclass(frozen=True)
 class Lab:
-    """One lab: a region `local` with one cell `a` and one host."""
+    """One lab: a region `local` with one cell `a` and one host; or one node of several."""
 
     state: Path
     port_base: int = DEFAULT_PORT_BASE
     host: str = "h1"
     region: str = "local"
     cell: str = "a"
+    addresses: Addresses = Addresses()
+    roles: frozenset[Role] = frozenset(Role)
+    # Holds what all nodes of a lab have in common; of its own where there is one.
+    common: Path | None = None
 
     def port(self, port: Port) -> int:
         return self.port_base + port
 
     def address(self, port: Port) -> str:
-        return f"127.0.0.1:{self.port(port)}"
+        """Return address:port, in the plane that the listener belongs to. What anybody may ask without a certificate is on loopback."""
+        match port:
+            case Port.CELL | Port.AGENT | Port.ETCD_CLIENT | Port.ETCD_PEER:
+                address = self.addresses.management
+            case Port.MON_V1 | Port.MON_V2:
+                address = self.addresses.storage
+            case _:
+                address = LOOPBACK
+        return f"{bracketed(address)}:{self.port(port)}"
 
     @property
     def pki(self) -> Path:
-        return self.state / "pki"
+        return (self.common or self.state) / "pki"
 
     @property
     def etcd(self) -> Path:
@@ -105,7 +140,7 @@ class Lab:
 
     @property
     def venv(self) -> Path:
-        return self.state / "venv"
+        return (self.common or self.state) / "venv"
 
     @property
     def python(self) -> Path:
@@ -134,6 +169,11 @@ class Lab:
         """Write down what later commands need to find this lab by its state directory alone."""
         text = json.dumps({"format": FORMAT, "port_base": self.port_base, "host": self.host})
         self.description.write_text(text + "\n")
+
+
+def bracketed(address: str) -> str:
+    """Return an address as it stands before a port."""
+    return f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
 
 
 def load(state: Path) -> Lab | None:

@@ -4,7 +4,9 @@ Nothing made here outlives the init: mounts are private to the namespace, /run a
 no cgroup hierarchy, so that no guest lands in one that is shared with the rest of the machine. Run as a program of its own,
 because a process with threads cannot safely be forked.
 
-usage: python -m deploy.namespace STATE HOSTNAME
+With --network the host has a network of its own as well, empty but for a loopback device.
+
+usage: python -m deploy.namespace STATE SUPERVISOR HOSTNAME [--network]
 """
 
 import contextlib
@@ -20,6 +22,7 @@ from deploy.layout import User
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 MNT_DETACH = 2
@@ -58,6 +61,15 @@ def _check(result: int, what: str) -> None:
 
 def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
+
+
+def enter_network(pid: int) -> None:
+    """Move this process, which must have one thread, into the network of another."""
+    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    try:
+        _check(_libc.setns(descriptor, CLONE_NEWNET), f"enter the network of process {pid}")
+    finally:
+        os.close(descriptor)
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
@@ -145,7 +157,7 @@ def missing_targets() -> list[Path]:
     return [Path(target) for target in BINDS if not target.startswith("/run/") and not Path(target).is_dir()]
 
 
-def _be_init(state: Path, hostname: str, failed: int) -> None:
+def _be_init(state: Path, supervisor: str, hostname: str, failed: int) -> None:
     """In the new PID namespace's first process: mount, and become the supervisor. Says on `failed` why it could not."""
     try:
         shutil.rmtree(state / "libvirt" / "run", ignore_errors=True)  # /run starts empty at each boot
@@ -162,7 +174,7 @@ def _be_init(state: Path, hostname: str, failed: int) -> None:
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        command = ["/usr/bin/python3", "-I", "-S", str(state / "venv" / "supervisor.py"), str(state / "run" / "services.json")]
+        command = ["/usr/bin/python3", "-I", "-S", supervisor, str(state / "run" / "services.json")]
         os.execve(command[0], command, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"})
     except OSError as error:
         os.write(failed, str(error).encode())
@@ -170,7 +182,7 @@ def _be_init(state: Path, hostname: str, failed: int) -> None:
         os._exit(1)
 
 
-def start(state: Path, hostname: str) -> None:
+def start(state: Path, supervisor: str, hostname: str, *, network: bool) -> None:
     """Start the host's init. Returns when it runs; raises OSError with what it could not do."""
     reading, writing = os.pipe()  # closed by the exec: reading nothing means success
     first = os.fork()
@@ -178,9 +190,9 @@ def start(state: Path, hostname: str) -> None:
         try:
             os.close(reading)
             os.setsid()
-            unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS)
+            unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | (CLONE_NEWNET if network else 0))
             if not os.fork():
-                _be_init(state, hostname, writing)
+                _be_init(state, supervisor, hostname, writing)
         except OSError as error:
             os.write(writing, str(error).encode())
         finally:
@@ -195,6 +207,6 @@ def start(state: Path, hostname: str) -> None:
 
 if __name__ == "__main__":
     try:
-        start(Path(sys.argv[1]), sys.argv[2])
+        start(Path(sys.argv[1]), sys.argv[2], sys.argv[3], network="--network" in sys.argv[4:])
     except OSError as failure:
         sys.exit(str(failure))

@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography import x509
 
 from deploy.files import make_directory, write
-from deploy.layout import Lab, User
+from deploy.layout import LOOPBACK, Lab, Role, User
 from kumo import authority
 from kumo.authority import Authority, Subject
 from kumo.identity import REGION_PLANE, Identity
@@ -63,18 +63,24 @@ def _process(identity: Identity, *dns: str, addresses: tuple[str, ...] = ()) -> 
 
 def _leaves(lab: Lab, root: Authority, cell: Authority, etcd: Authority) -> list[Leaf]:
     controller, agent, store = (directory / "tls" for directory in (lab.controller, lab.agent, lab.etcd))
-    here = ("127.0.0.1", "::1")
+    here = (LOOPBACK, "::1")
     region = _process(Identity(REGION_PLANE, lab.region, "controller", lab.host), "localhost", addresses=here)
-    leaves = [
-        Leaf(controller / "region", User.CONTROLLER, root, region),
-        Leaf(controller / "cell", User.CONTROLLER, cell, _process(Identity(lab.cell, lab.region, "controller", lab.host))),
-        Leaf(agent / "cell", User.ROOT, cell, _process(Identity(lab.cell, lab.region, "agent", lab.host))),
-        Leaf(store / "server", User.ETCD, etcd, Subject("etcd", dns=("localhost",), addresses=here)),
-        Leaf(store / "health", User.ROOT, etcd, Subject("health")),
-    ]
-    # etcd knows its users by their common name: one for each plane.
-    users = {"region": "region", "cell": f"cell-{lab.cell}"}
-    return leaves + [Leaf(controller / f"etcd-{plane}", User.CONTROLLER, etcd, Subject(name)) for plane, name in users.items()]
+    etcd_addresses = tuple(dict.fromkeys((*here, lab.addresses.management)))
+    by_role = {
+        Role.CONTROLLER: [
+            Leaf(controller / "region", User.CONTROLLER, root, region),
+            Leaf(controller / "cell", User.CONTROLLER, cell, _process(Identity(lab.cell, lab.region, "controller", lab.host))),
+            # etcd knows its users by their common name: one for each plane.
+            Leaf(controller / "etcd-region", User.CONTROLLER, etcd, Subject("region")),
+            Leaf(controller / "etcd-cell", User.CONTROLLER, etcd, Subject(f"cell-{lab.cell}")),
+        ],
+        Role.HOST: [Leaf(agent / "cell", User.ROOT, cell, _process(Identity(lab.cell, lab.region, "agent", lab.host)))],
+        Role.STORE: [
+            Leaf(store / "server", User.ETCD, etcd, Subject("etcd", dns=("localhost",), addresses=etcd_addresses)),
+            Leaf(store / "health", User.ROOT, etcd, Subject("health")),
+        ],
+    }
+    return [leaf for role, leaves in by_role.items() if role in lab.roles for leaf in leaves]
 
 
 def prepare(lab: Lab) -> None:
@@ -84,16 +90,24 @@ def prepare(lab: Lab) -> None:
     root = _kept(lab.pki / "region-ca", lambda: authority.new_root(f"Kumo region {lab.region}", now))
     cell = _kept(lab.pki / "cell-ca", lambda: authority.new_plane(root, lab.cell, lab.region, now))
     etcd = _kept(lab.pki / "etcd-ca", lambda: authority.new_root(f"Kumo etcd of {lab.region}", now))
-    # Others may pass through the agent's directory, to what is theirs in it, and look into nothing.
-    for directory, owner, mode in ((lab.controller, User.CONTROLLER, 0o750), (lab.agent, User.ROOT, 0o711)):
-        make_directory(directory, owner, mode)
-        make_directory(directory / "tls", owner, 0o700)
-        write(directory / "tls" / "ca.crt", root.cert_pem, owner)
-    make_directory(lab.etcd)
-    make_directory(lab.etcd / "tls", User.ETCD, 0o700)
-    write(lab.etcd / "tls" / "ca.crt", etcd.cert_pem, User.ETCD)
-    write(lab.controller / "tls" / "etcd-ca.crt", etcd.cert_pem, User.CONTROLLER)
+    if Role.CONTROLLER in lab.roles:
+        _make_place(lab.controller, User.CONTROLLER, 0o750, root)
+        write(lab.controller / "tls" / "etcd-ca.crt", etcd.cert_pem, User.CONTROLLER)
+    if Role.HOST in lab.roles:
+        # Others may pass through the agent's directory, to what is theirs in it, and look into nothing.
+        _make_place(lab.agent, User.ROOT, 0o711, root)
+    if Role.STORE in lab.roles:
+        make_directory(lab.etcd)
+        make_directory(lab.etcd / "tls", User.ETCD, 0o700)
+        write(lab.etcd / "tls" / "ca.crt", etcd.cert_pem, User.ETCD)
     for leaf in _leaves(lab, root, cell, etcd):
         _renew(leaf, now)
     make_directory(lab.cli)
     write(lab.cli / "ca.crt", root.cert_pem)
+
+
+def _make_place(directory: Path, owner: int, mode: int, root: Authority) -> None:
+    """Make the directory of a process, and in it that of its certificates."""
+    make_directory(directory, owner, mode)
+    make_directory(directory / "tls", owner, 0o700)
+    write(directory / "tls" / "ca.crt", root.cert_pem, owner)

@@ -146,3 +146,10 @@ def problems(lab: Lab) -> list[Problem]:
     if os.geteuid():
         return [Problem("a region is started by root", f"this is user {os.geteuid()}", "sudo make up")]
     return [*_paths(lab), *_disk(lab), *_memory(), *_ipv6(), *_ports(lab), *_kernel()]
+
+
+def problems_of_lab(lab: Lab) -> list[Problem]:
+    """The same for a lab of several hosts, which has ports of its own in networks of its own."""
+    if os.geteuid():
+        return [Problem("a lab is started by root", f"this is user {os.geteuid()}", "sudo make lab")]
+    return [*_paths(lab), *_disk(lab), *_memory(), *_kernel()]

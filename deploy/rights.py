@@ -71,7 +71,7 @@ RIGHTS: Mapping[str, Rights] = MappingProxyType(
         # The filter it was started with, and the short list it takes on before it reads a word of a guest.
         "kumo-guest-responder": Rights(User.GUEST, filters=2),
         # The same, and one against starting programs.
-        "kumo-controller": Rights(User.CONTROLLER, filters=2),
+        **{name: Rights(User.CONTROLLER, filters=2) for name in ("kumo-controller", "kumo-controller-region", "kumo-controller-cell")},
         IMAGE_PROGRAM: Rights(User.IMAGE, filters=2),
     }
 )

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 
 class Steps:
-    """A list of steps on standard output."""
+    """A list of steps on standard output; silent ones are part of somebody else's step."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
+        self._silent = silent
         self._began = time.monotonic()
         self._lock = threading.Lock()
 
@@ -20,6 +21,8 @@ class Steps:
         return time.monotonic() - self._began
 
     def say(self, text: str) -> None:
+        if self._silent:
+            return
         with self._lock:
             print(text, flush=True)
 

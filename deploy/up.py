@@ -60,10 +60,10 @@ def chosen_lab(arguments: argparse.Namespace) -> Lab:
 
 
 @contextmanager
-def only_one(lab: Lab) -> Iterator[None]:
-    """Hold the lab's lock: two starts, or a start and a stop, of one lab do not mix. Raises RuntimeError if it is taken."""
-    lab.state.mkdir(parents=True, exist_ok=True)
-    lock = os.open(lab.state, os.O_RDONLY | os.O_DIRECTORY)
+def only_one(state: Path) -> Iterator[None]:
+    """Hold the lock of a lab: two starts, or a start and a stop, of one lab do not mix. Raises RuntimeError if it is taken."""
+    state.mkdir(parents=True, exist_ok=True)
+    lock = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,7 +93,7 @@ def up(lab: Lab, only: str) -> int:
     if etcd is None:
         fail("there is no etcd server", "nothing of the region can be kept without one", "make setup")
         return 1
-    with only_one(lab):
+    with only_one(lab.state):
         steps = Steps()
         steps.say(f"{'going on with' if running else 'starting'} a region in {lab.state}, ports from {lab.port_base}")
         base.prepare(lab, steps, etcd)

@@ -86,7 +86,8 @@ def running_ceph() -> Iterator[Ceph]:
             (osd,) = (one for one in ceph.services(lab) if one["name"] == "ceph-osd")
             started["ceph-osd"] = _start(osd, lab.log)
             ceph.wait_for_osd(cluster, before)
-            ceph.make_pools(lab, cluster)
+            ceph.make_pools(cluster)
+            ceph.hand_out_keys(lab, cluster, lab)
         yield Ceph(lab, {name: process.pid for name, process in started.items()})
     finally:
         for process in started.values():
