@@ -85,7 +85,7 @@ async def run_region(
                 leader = Leader(region, links, clock)
                 tasks.create_task(_maintenance(etcd, plane, config, clock).run())
                 tasks.create_task(tls.run())
-                tasks.create_task(plane.election.run(server.address, leader.lead, ttl_s=config.lease_s))
+                tasks.create_task(plane.election.run(plane_config.advertise or server.address, leader.lead, ttl_s=config.lease_s))
                 await asyncio.Future()
             finally:
                 await server.stop()
