@@ -126,6 +126,9 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
                 del self.things[uid]
         return cell_pb2.AcknowledgeEndsResponse()
 
+    async def Disown(self, request: cell_pb2.DisownRequest, context: Any) -> cell_pb2.DisownResponse:
+        return cell_pb2.DisownResponse()
+
     # What tests do to it.
 
     def say(self, fact: cell_pb2.Fact) -> None:
