@@ -49,10 +49,14 @@ class Trial:
             assert done.returncode == 0, f"kumo {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
+    def context(self) -> Path:
+        """Return the file by which a client finds the lab."""
+        return self.lab.cli / "context.yaml"
+
     def environment(self) -> dict[str, str]:
         """Variables for a `kumo` command in a process of its own."""
         clean = {key: value for key, value in os.environ.items() if not key.startswith("KUMO_")}
-        return clean | {"KUMO_CONFIG": str(self.lab.cli / "context.yaml"), "XDG_CACHE_HOME": str(self.lab.state / "cli-cache")}
+        return clean | {"KUMO_CONFIG": str(self.context()), "XDG_CACHE_HOME": str(self.lab.state / "cli-cache")}
 
     def json(self, *arguments: str) -> Any:
         """Run a `kumo` command with -o json and return what it printed."""

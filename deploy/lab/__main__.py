@@ -100,9 +100,10 @@ def _try_next(shape: Shape) -> str:
 def _down(shape: Shape, *, purge: bool) -> int:
     with only_one(shape.state):
         steps = Steps()
-        life.shut_down(shape, steps)
         if purge:
             life.purge(shape, steps)
+        else:
+            life.shut_down(shape, steps)
         steps.say("purged: nothing of it is left" if purge else f"down; its state is kept in {shape.state}")
     return 0
 

@@ -6,6 +6,7 @@ import pytest
 
 from deploy.trial import trial
 from tests.flows.cloud import Cloud
+from tests.flows.hosts import Hosts, running_hosts
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,10 @@ def sky(cloud: Cloud) -> str:
 def leaf(cloud: Cloud) -> str:
     cloud.kumo("network", "create", "leaf", "--cidr", "10.9.0.0/24", "--wait")
     return "leaf"
+
+
+@pytest.fixture(scope="session")
+def hosts() -> Iterator[Hosts]:
+    """Three hosts and two controllers, the planes in processes of their own; whoever uses it leaves it as it was."""
+    with running_hosts("--hosts", "3") as made:
+        yield made

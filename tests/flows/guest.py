@@ -7,15 +7,23 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
 
 import grpc
 
 from cli.client import Client, Stream
 from cli.contexts import load
 from kumo.api.compute.v1.server_pb2 import AttachConsoleRequest, AttachConsoleResponse, ReadConsoleLogRequest, ReadConsoleLogResponse
-from tests.flows.cloud import Cloud
 
 ANSWER_S = 60.0
+
+
+class Reachable(Protocol):
+    """A lab whose API this process can reach."""
+
+    def context(self) -> Path:
+        """Return the file by which a client finds it."""
 
 
 class Shell:
@@ -80,9 +88,9 @@ class Shell:
 
 
 @contextlib.contextmanager
-def shell(cloud: Cloud, server: str) -> Iterator[Shell]:
+def shell(lab: Reachable, server: str) -> Iterator[Shell]:
     """Attach to a server whose guest has said that it is ready."""
-    client = Client(load(cloud.lab.cli / "context.yaml").known["local"])
+    client = Client(load(lab.context()).known["local"])
     opened = Shell(client, f"projects/default/servers/{server}")
     try:
         yield opened
@@ -91,9 +99,9 @@ def shell(cloud: Cloud, server: str) -> Iterator[Shell]:
         client.close()
 
 
-def console_log(cloud: Cloud, server: str) -> str:
+def console_log(lab: Reachable, server: str) -> str:
     """Return what the serial console of a server has printed."""
-    client = Client(load(cloud.lab.cli / "context.yaml").known["local"])
+    client = Client(load(lab.context()).known["local"])
     try:
         request = ReadConsoleLogRequest(name=f"projects/default/servers/{server}")
         pieces = client.stream("kumo.api.compute.v1.Servers/ReadConsoleLog", request, ReadConsoleLogResponse, timeout_s=20)
