@@ -20,6 +20,8 @@ from kumo.store.v1 import values_pb2
 
 # etcd takes 128 operations in one transaction unless told otherwise.
 _MOST_OPERATIONS = 110
+# Of how many projects the counters are remembered between commits.
+_MOST_PROJECTS = 4096
 
 Check = Callable[[Mapping[str, int]], None]
 
@@ -94,6 +96,8 @@ class Usage:
                 await self._send(project_uid, queue)
         finally:
             queue.is_served = False
+            if len(self._queues) > _MOST_PROJECTS and not queue.waiting:
+                del self._queues[project_uid]  # read anew when it is wanted: a project may be gone for ever
 
     async def _send(self, project_uid: str, queue: _Queue) -> None:
         """Send one batch and settle all of its members that are decided by it."""

@@ -3,8 +3,9 @@
 from datetime import timedelta
 
 from controller.region import requests
-from controller.region.sweep import MOST_AGE, MOST_OF_A_SUBJECT, Sweep
+from controller.region.sweep import GONE, MOST_AGE, MOST_OF_A_SUBJECT, MOST_OF_GONE, Sweep, to_remove
 from kumo.api.compute.v1.server_pb2 import Server
+from kumo.api.fleet.v1.event_pb2 import Event
 from kumo.clock import SystemClock
 from kumo.ids import new_uid
 from tests.controller.region.region_process import Rig, server_request
@@ -26,6 +27,21 @@ async def test_only_the_latest_events_of_a_subject_stay_and_none_for_ever(rig: R
     assert kept == [f"NUMBER_{number}" for number in range(10, MOST_OF_A_SUBJECT + 10)]
     await sweep.sweep(now + MOST_AGE + timedelta(hours=1))
     assert not await region.tables.events.uids()
+
+
+def test_of_all_that_is_gone_only_so_much_is_kept_and_nothing_of_what_is_there_goes_for_it() -> None:
+    now = SystemClock().now()
+
+    def event(subject: str, reason: str) -> Event:
+        made = Event(uid=new_uid(), subject_uid=subject, reason=reason)
+        made.create_time.FromDatetime(now)
+        return made
+
+    there = [event("there", "CREATED") for _ in range(3)]
+    gone = [event(f"gone{number}", reason) for number in range(MOST_OF_GONE) for reason in ("CREATED", GONE)]
+    removed = {one.uid for one in to_remove([*gone, *there], now)}
+    assert removed == {one.uid for one in gone[:MOST_OF_GONE]}, "the oldest"
+    assert to_remove([*gone[MOST_OF_GONE:], *there], now) == []
 
 
 async def test_requests_are_forgotten_after_a_day(rig: Rig) -> None:

@@ -1,7 +1,5 @@
 """Books servers on hosts: keeps the table of hosts fresh, has the scheduler choose, commits, and wakes who waits when room appears."""
 
-import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -18,6 +16,7 @@ from kumo.api.cell.v1.record_pb2 import Claim, Order, Placement
 from kumo.api.compute.v1.server_pb2 import Server
 from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.errors import Unavailable
+from kumo.locks import KeyedLocks
 from kumo.log import get_logger
 from kumo.stamps import epoch_order
 from scheduler.claim import HostRead, add_claims, claim_uid
@@ -44,7 +43,7 @@ class Placer:
         self._table = HostTable()
         # What was chosen and is not in the host's booking yet, by server: host, virtual CPUs, MiB.
         self._pending: dict[str, tuple[str, int, int]] = {}
-        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks = KeyedLocks()
         self._began_at = cell.clock.monotonic()
 
     def follow(self) -> None:
@@ -97,14 +96,14 @@ class Placer:
         if not hosts:
             yield
             return
-        async with self._locks[hosts[0]]:
+        async with self._locks.alone(hosts[0]):
             yield
 
     async def _book(self, server: Server, host_uid: str, host: str, epoch: Epoch, explanation: Explanation | None) -> None:
         self._pending[server.uid] = (host_uid, server.spec.vcpus, server.spec.memory_mib)
         self._refresh(host_uid)
         try:
-            async with self._locks[host_uid]:
+            async with self._locks.alone(host_uid):
                 await self._commit(server, host_uid, host, epoch, explanation)
         finally:
             del self._pending[server.uid]
