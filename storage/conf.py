@@ -9,7 +9,8 @@ from kumo.errors import FailedPrecondition
 def monitors_of(mon_host: str) -> tuple[tuple[str, int], ...]:
     """Return address and port of each monitor, by the older protocol's port where there is one, which every QEMU speaks.
 
-    `mon_host` is as Ceph writes it: `[v2:10.0.0.1:3300,v1:10.0.0.1:6789],[v2:...]`, or plain addresses with or without a port.
+    An IPv6 address comes without brackets, which QEMU puts on by itself. `mon_host` is as Ceph writes it:
+    `[v2:10.0.0.1:3300,v1:10.0.0.1:6789],[v2:...]`, or plain addresses with or without a port.
     """
     found: list[tuple[str, int]] = []
     for group in _groups(mon_host):
@@ -18,7 +19,7 @@ def monitors_of(mon_host: str) -> tuple[tuple[str, int], ...]:
         host, colon, port = wanted.partition("/")[0].rpartition(":")
         if not colon or host.endswith(":") or (":" in host and not host.startswith("[")):
             host, port = wanted, "6789"
-        found.append((host, int(port)))
+        found.append((host.strip("[]"), int(port)))
     return tuple(found)
 
 
