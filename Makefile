@@ -1,15 +1,16 @@
 # The commands of Kumo. Everything but `setup`, `up` and `test` expects that `make setup` has run.
-# KUMO_STATE names the state directory of a region (/var/lib/kumo), KUMO_PORT_BASE the first of its 60 ports (7400).
+# KUMO_STATE names the state directory of a region (/var/lib/kumo), KUMO_PORT_BASE the first of its 60 ports (7400); KUMO_LAB names that
+# of a lab of several hosts (/var/lib/kumo-lab).
 
 .DEFAULT_GOAL := help
 SYSTEM_PYTHON := /usr/bin/python3
 PYTHON := .venv/bin/python
 PACKAGES := $(wildcard kumo storage scheduler controller agent cli deploy proto bench tests)
 
-.PHONY: help setup up down purge status logs shell test soak lint bench proto lock image
+.PHONY: help setup up down purge status logs shell lab lab-status lab-down lab-purge lab-shell test soak lint bench proto lock image
 
 help:  ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 setup:  ## install what is missing: Debian packages, etcd, .venv, the guest image
 	@$(SYSTEM_PYTHON) -m deploy.setup --develop
@@ -32,6 +33,22 @@ logs:  ## the ends of all logs; NAME=kumo-agent follows one
 
 shell:  ## a shell inside the region's host: its processes, its libvirt
 	@$(PYTHON) -m deploy.look shell
+
+lab:  ## start a lab of HOSTS=3 hosts, each in namespaces of its own, and draw it
+	@$(SYSTEM_PYTHON) -m deploy.setup
+	@$(PYTHON) -m deploy.lab up $(if $(HOSTS),--hosts $(HOSTS)) $(LAB)
+
+lab-status:  ## draw the lab
+	@$(PYTHON) -m deploy.lab status
+
+lab-down:  ## stop the lab; its state is kept
+	@$(PYTHON) -m deploy.lab down
+
+lab-purge:  ## stop the lab and leave nothing of it
+	@$(PYTHON) -m deploy.lab purge
+
+lab-shell:  ## a shell on NODE=h1
+	@$(PYTHON) -m deploy.lab shell $(or $(NODE),h1)
 
 test: setup  ## run all tests, in namespaces that end with them; ARGS="-k name" chooses
 	@$(PYTHON) -m tests $(ARGS)
