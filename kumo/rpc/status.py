@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import grpc
 from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -17,6 +17,10 @@ _BY_CODE = {cls.code: cls for cls in CLASSES}
 _NUMBERS: dict[str, int] = {code.name: code.value[0] for code in grpc.StatusCode}
 # What gRPC itself answers with, where no class of ours has that code.
 _NEAREST = {"CANCELLED": Unavailable, "UNKNOWN": Internal, "DATA_LOSS": Internal}
+# The reason of an error that no process of Kumo's raised: the peer could not be reached, or went away.
+PEER_UNAVAILABLE = "PEER_UNAVAILABLE"
+# When to ask again what is refused for now, unless the error's own `retry_after_s` says otherwise.
+_RETRY_AFTER_S = 1
 _RESERVED = frozenset({"reason", "message", "field", "fix"})
 
 
@@ -30,7 +34,10 @@ class Violation:
 
 
 def to_status(error: Error, *, violations: Iterable[Violation] = (), **metadata: str) -> status_pb2.Status:
-    """Return what travels: the message, ErrorInfo, and BadRequest if a field is named. `metadata` is added to the error's own."""
+    """Return what travels: the message, ErrorInfo, BadRequest if a field is named, RetryInfo if it is to be asked again.
+
+    `metadata` is added to the error's own.
+    """
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={**error.metadata, **metadata})
     if error.fix:
         info.metadata["fix"] = error.fix
@@ -41,6 +48,10 @@ def to_status(error: Error, *, violations: Iterable[Violation] = (), **metadata:
         for violation in broken:
             bad.field_violations.add(field=violation.field, description=violation.description, reason=violation.reason)
         details.append(_packed(bad))
+    if isinstance(error, Unavailable):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.seconds = int(error.metadata.get("retry_after_s", _RETRY_AFTER_S))
+        details.append(_packed(retry))
     return status_pb2.Status(code=_NUMBERS[error.code], message=error.message, details=details)
 
 
@@ -66,7 +77,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> Error:
 
 
 def _transport_reason(code: str) -> str:
-    return {"UNAVAILABLE": "PEER_UNAVAILABLE", "UNIMPLEMENTED": "METHOD_UNKNOWN", "CANCELLED": "CALL_CANCELLED"}.get(code, code)
+    return {"UNAVAILABLE": PEER_UNAVAILABLE, "UNIMPLEMENTED": "METHOD_UNKNOWN", "CANCELLED": "CALL_CANCELLED"}.get(code, code)
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo | None, error_details_pb2.BadRequest | None]:
@@ -80,7 +91,7 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo |
     return info if has_info else None, bad if has_bad else None
 
 
-def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
+def _packed(message: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed

@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 
 import grpc
 
-from controller.region.cells.link import NOT_LEADER, Link, Links
+from controller.region.cells.link import LEADERLESS, NOT_LEADER, Link, Links
 from controller.region.present import Silence
 from kumo.api.cell.v1.cell_pb2 import Caller
-from kumo.errors import Error, InvalidArgument, Unavailable
+from kumo.errors import Error, Unavailable
 from kumo.rpc.call import Audience, current_principal
 from kumo.rpc.client import opened
 
 T = TypeVar("T")
 _CALL_S = 10.0
-# A change is refused within a second where a cell has no leader; a log is worth waiting for.
-_CALL_PATIENCE_S, _STREAM_PATIENCE_S = 0.8, 5.0
+# A change is refused within a second where a cell has no leader; a console or an upload is worth waiting for an election.
+_CALL_PATIENCE_S, _STREAM_PATIENCE_S = 0.8, 6.0
 _AGAIN_S = 0.2
-_ELECTING = frozenset({NOT_LEADER, "CELL_STARTING", "CELL_LEADERLESS", "HOST_NOT_DIALLED", "HOST_UNKNOWN"})
+_ELECTING = frozenset({NOT_LEADER, LEADERLESS, "CELL_STARTING", "HOST_NOT_DIALLED", "HOST_UNKNOWN", "NO_STORAGE_AGENT"})
 
 
 class Forward:
@@ -45,9 +45,14 @@ class Forward:
                 if not await patience.allows(error):
                     raise _for_caller(error, cell) from error
 
-    async def stream(self, cell: str, open_stream: Callable[[grpc.aio.Channel], Any], *, reopens: bool = False) -> AsyncIterator[Any]:
-        """Yield what comes on the stream that `open_stream` opens; `reopens` says that it may be called again until something came."""
-        patience = _Patience(_STREAM_PATIENCE_S if reopens else 0.0)
+    async def stream(
+        self, cell: str, open_stream: Callable[[grpc.aio.Channel], Any], may_reopen: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[Any]:
+        """Yield what comes on the stream that `open_stream` opens, again while the cell elects, until anything came.
+
+        `may_reopen` says whether all that was sent can be sent again.
+        """
+        patience = _Patience(_STREAM_PATIENCE_S)
         while True:
             try:
                 async with self._link(cell).stream() as channel, opened(open_stream(channel)) as answers:
@@ -56,7 +61,7 @@ class Forward:
                         yield answer
                 return
             except Error as error:
-                if not await patience.allows(error):
+                if not may_reopen() or not await patience.allows(error):
                     raise _for_caller(error, cell) from error
 
     def _link(self, cell: str) -> Link:
@@ -84,37 +89,6 @@ class _Patience:
         return True
 
 
-class Upstream:
-    """A client's stream of requests on its way to a cell; its first message says what it is about."""
-
-    def __init__(self, requests: AsyncIterator[Any]) -> None:
-        self._requests = requests
-        # What was wrong with a message of the client: the stream to the cell only tells that it was given up.
-        self.error: Error | None = None
-
-    async def first(self) -> Any:
-        """Return the first message. Raises InvalidArgument if there is none, or if it does not name anything."""
-        async for request in self._requests:
-            if not request.name:
-                raise InvalidArgument(
-                    "NAME_MISSING", "the first message of the stream names nothing", field="name", fix="set the name in it"
-                )
-            return request
-        raise InvalidArgument(
-            "STREAM_EMPTY", "the stream ended before its first message", field="name", fix="send a message that has the name"
-        )
-
-    async def mapped(self, first: Any, make: Callable[[Any], Any]) -> AsyncIterator[Any]:
-        """Yield `first`, then `make` of each message that follows."""
-        yield first
-        try:
-            async for request in self._requests:
-                yield make(request)
-        except Error as error:
-            self.error = error
-            raise
-
-
 def caller() -> Caller:
     principal = current_principal()
     return Caller(principal=principal.name, audience=int(principal.audience))  # type: ignore[arg-type]  # the numbers are the same
@@ -126,7 +100,7 @@ def _for_caller(error: Error, cell: str) -> Error:
     Who leads is no client's concern either: it cannot ask anybody but the region.
     """
     if error.reason == NOT_LEADER:
-        error = Unavailable("CELL_LEADERLESS", f"no controller of cell {cell} leads now", fix="try again in a few seconds", cell=cell)
+        error = Unavailable(LEADERLESS, f"no controller of cell {cell} leads now", fix="try again in a few seconds", cell=cell)
     if not isinstance(error, Unavailable):
         return error
     if current_principal().audience >= Audience.OPERATOR:

@@ -1,6 +1,6 @@
 """The connection of this process to one cell: finds the leader among the cell's controllers, and opens the channel anew when it moves.
 
-It repeats nothing but what a controller refused because it does not lead.
+It repeats nothing but what certainly was not begun: a controller refused it because it does not lead, or could not be reached at all.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,12 +13,15 @@ from kumo.errors import Error, FailedPrecondition, Unavailable
 from kumo.identity import Identity
 from kumo.log import get_logger
 from kumo.rpc.client import channel
+from kumo.rpc.status import PEER_UNAVAILABLE
 from kumo.tls import TlsFiles
 
 log = get_logger(__name__)
 
 T = TypeVar("T")
-NOT_LEADER = "NOT_LEADER"
+NOT_LEADER, LEADERLESS = "NOT_LEADER", "CELL_LEADERLESS"
+# gRPC's words for a call of which nothing was sent.
+_NOT_CONNECTED = "failed to connect"
 
 
 class Link:
@@ -35,28 +38,40 @@ class Link:
     async def call(self, make: Callable[[grpc.aio.Channel], Awaitable[T]]) -> T:
         """Return what `make` returns on a channel to the leader; each controller is asked once. Raises kumo.errors."""
         for _ in self._controllers:
+            channel = self.channel()
             try:
-                return await make(self.channel())
+                return await make(channel)
             except Error as error:
-                if not await self.moved_on(error):
+                if not await self._moved_on(error, channel):
                     raise
         raise self._leaderless()
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[grpc.aio.Channel]:
         """Give a channel for a stream; if that fails because its controller does not lead, or is away, the next one goes elsewhere."""
+        channel = self.channel()
         try:
-            yield self.channel()
+            yield channel
         except Error as error:
-            await self.moved_on(error)
+            if await self._moved_on(error, channel):
+                raise self._leaderless() from error
+            raise
+        except TimeoutError:
+            # It may be frozen in such a way that its connection is not.
+            if channel is self._channel:
+                await self._turn("")
             raise
 
-    async def moved_on(self, error: Error) -> bool:
-        """Turn to another controller if `error` says that this one does not lead or is away; True if it only does not lead."""
+    async def _moved_on(self, error: Error, channel: grpc.aio.Channel) -> bool:
+        """Turn to another controller if `error` says that this one does not lead or is away; True if what was asked was not begun.
+
+        What a leader refuses for reasons of its own moves nothing: others use the channel. Nor does an error on an earlier channel.
+        """
         is_follower = isinstance(error, FailedPrecondition) and error.reason == NOT_LEADER
-        if is_follower or isinstance(error, Unavailable):
+        is_away = error.reason == PEER_UNAVAILABLE
+        if (is_follower or is_away) and channel is self._channel:
             await self._turn(error.metadata.get("address", ""))
-        return is_follower
+        return is_follower or (is_away and _NOT_CONNECTED in error.message)
 
     def channel(self) -> grpc.aio.Channel:
         """Return the channel to the controller that is believed to lead."""
@@ -80,9 +95,7 @@ class Link:
             await self.close()
 
     def _leaderless(self) -> Unavailable:
-        return Unavailable(
-            "CELL_LEADERLESS", f"no controller of cell {self.cell} leads now", fix="try again in a few seconds", cell=self.cell
-        )
+        return Unavailable(LEADERLESS, f"no controller of cell {self.cell} leads now", fix="try again in a few seconds", cell=self.cell)
 
 
 class Links:

@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from controller.region.cells.forward import Forward, Upstream, caller
+from controller.region.cells.forward import Forward, caller
+from controller.region.cells.upstream import Upstream
 from controller.region.present import live_cells
 from kumo.api.cell.v1 import cell_pb2, cell_pb2_grpc
 from kumo.api.compute.v1 import server_pb2
@@ -17,25 +18,28 @@ class Consoles:
 
     async def attach(self, requests: AsyncIterator[Any], read: Callable[[str], Awaitable[Server]]) -> AsyncIterator[Any]:
         """`read` returns the server of a name that the caller may reach."""
-        upstream = Upstream(requests)
-        asked = await upstream.first()
-        server = await read(asked.name)
-        first = cell_pb2.AttachConsoleRequest(caller=caller(), uid=server.uid, input=asked.input)
-        sent = upstream.mapped(first, lambda request: cell_pb2.AttachConsoleRequest(input=request.input))
-        try:
-            async for answer in self._forward.stream(
-                _cell_of(server), lambda channel: cell_pb2_grpc.StreamsStub(channel).AttachConsole(sent)
-            ):
-                yield server_pb2.AttachConsoleResponse(output=answer.output)
-        except Error:
-            if upstream.error is not None:
-                raise upstream.error from None
-            raise
+        async with Upstream(requests) as upstream:
+            asked = await upstream.first()
+            server = await read(asked.name)
+            first = cell_pb2.AttachConsoleRequest(caller=caller(), uid=server.uid, input=asked.input)
+
+            def attach(channel: Any) -> Any:
+                sent = upstream.mapped(first, lambda request: cell_pb2.AttachConsoleRequest(input=request.input))
+                return cell_pb2_grpc.StreamsStub(channel).AttachConsole(sent)
+
+            try:
+                async for answer in self._forward.stream(_cell_of(server), attach, lambda: upstream.may_begin_anew):
+                    upstream.forget()
+                    yield server_pb2.AttachConsoleResponse(output=answer.output)
+            except Error:
+                if upstream.error is not None:
+                    raise upstream.error from None
+                raise
 
     async def read_log(self, request: Any, server: Server) -> AsyncIterator[Any]:
         asked = cell_pb2.ReadConsoleLogRequest(caller=caller(), uid=server.uid, tail_bytes=request.tail_bytes, follow=request.follow)
         async for answer in self._forward.stream(
-            _cell_of(server), lambda channel: cell_pb2_grpc.StreamsStub(channel).ReadConsoleLog(asked), reopens=True
+            _cell_of(server), lambda channel: cell_pb2_grpc.StreamsStub(channel).ReadConsoleLog(asked)
         ):
             yield server_pb2.ReadConsoleLogResponse(output=answer.output)
 

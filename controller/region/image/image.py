@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from controller.region.cells.forward import Forward, Upstream, caller
+from controller.region.cells.forward import Forward, caller
+from controller.region.cells.upstream import Upstream
 from controller.region.create import Creatable, Outcome
 from controller.region.present import live_cells
 from controller.region.resolve import pool_or_default
@@ -34,22 +35,25 @@ class Images(Creatable[Image]):
         return await self.once(request, fill)
 
     async def UploadImage(self, requests: AsyncIterator[Any], _context: Context) -> AsyncIterator[Any]:
-        upstream = Upstream(requests)
-        asked = await upstream.first()
-        image = await self._ready(await self.read(asked.name))
-        first = cell_pb2.UploadImageRequest(caller=caller(), uid=image.uid, offset=asked.offset, data=asked.data)
-        sent = upstream.mapped(first, lambda request: cell_pb2.UploadImageRequest(offset=request.offset, data=request.data))
         received_bytes = 0
-        try:
-            async for answer in self._forward.stream(
-                live_cells(image)[0], lambda channel: cell_pb2_grpc.StreamsStub(channel).UploadImage(sent)
-            ):
-                received_bytes = answer.received_bytes
-                yield image_pb2.UploadImageResponse(received_bytes=received_bytes)
-        except Error:
-            if upstream.error is not None:
-                raise upstream.error from None
-            raise
+        async with Upstream(requests) as upstream:
+            asked = await upstream.first()
+            image = await self._ready(await self.read(asked.name))
+            first = cell_pb2.UploadImageRequest(caller=caller(), uid=image.uid, offset=asked.offset, data=asked.data)
+
+            def upload(channel: Any) -> Any:
+                sent = upstream.mapped(first, lambda request: cell_pb2.UploadImageRequest(offset=request.offset, data=request.data))
+                return cell_pb2_grpc.StreamsStub(channel).UploadImage(sent)
+
+            try:
+                async for answer in self._forward.stream(live_cells(image)[0], upload, lambda: upstream.may_begin_anew):
+                    upstream.forget()
+                    received_bytes = answer.received_bytes
+                    yield image_pb2.UploadImageResponse(received_bytes=received_bytes)
+            except Error:
+                if upstream.error is not None:
+                    raise upstream.error from None
+                raise
         if received_bytes == image.spec.size_bytes:
             yield image_pb2.UploadImageResponse(received_bytes=received_bytes, image=self.shown(await self.read(image.name)))
 

@@ -15,10 +15,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from kumo.api.identity.v1 import project_pb2
 from kumo.authority import Subject, issue, new_root
 from kumo.errors import Error
 from kumo.rpc.client import channel
 from kumo.store.client import Etcd
+from kumo.store.etcd import rpc_pb2
 from kumo.tls import TlsFiles
 from tests.agent.process import Agent
 from tests.controller.region.region_process import Api
@@ -80,6 +82,16 @@ class Controller:
                 env=os.environ | self.environment,
             )
 
+    async def until_listening(self) -> None:
+        """Return once it accepts connections."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.own.target)
+                    writer.transport.abort()
+                    return
+                await asyncio.sleep(0.05)
+
     async def end(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -133,8 +145,8 @@ class Planes:
 
     async def leading(self, plane: str) -> str:
         """Return the address of who leads `plane` now, or ""."""
-        kept = await _get(self.etcd, self.key(plane, "lead"))
-        return kept.decode()
+        found = (await self.etcd.range(rpc_pb2.RangeRequest(key=self.key(plane, "lead")))).kvs
+        return found[0].value.decode() if found else ""
 
     async def follower(self, plane: str) -> Controller:
         leader = await self.leader(plane)
@@ -144,27 +156,22 @@ class Planes:
     @asynccontextmanager
     async def agent(self, host: str) -> AsyncIterator[Agent]:
         """Run the agent of one host; all share one pool."""
-        made = self.agents.get(host) or await self._new_agent(host)
+        made = self.agents.get(host) or self._new_agent(host)
         await made.start()
         try:
-            yield made
+            async with proxy_to(made.port) as proxy:
+                self.to_agents[host] = proxy
+                yield made
         finally:
             await made.end()
 
-    async def _new_agent(self, host: str) -> Agent:
+    def _new_agent(self, host: str) -> Agent:
         folder, shared = self.folder / f"agent-{host}", self.folder / "volumes"
         for one in (folder / "state", folder / "guests", folder / "consoles", shared):
             one.mkdir(parents=True, exist_ok=True)
         (folder / "state" / "volumes").symlink_to(shared)
         made = self.agents[host] = Agent(folder, self.pki, COMPUTE, host=host)
         return made
-
-
-async def _get(etcd: Etcd, key: bytes) -> bytes:
-    from kumo.store.etcd import rpc_pb2
-
-    found = (await etcd.range(rpc_pb2.RangeRequest(key=key))).kvs
-    return bytes(found[0].value) if found else b""
 
 
 def _store_files(folder: Path) -> TlsFiles:
@@ -231,8 +238,6 @@ async def planes(folder: Path, *, hosts: tuple[str, ...] = ("c1", "c2"), is_star
 
 
 async def until_answering(api: Api) -> None:
-    from kumo.api.identity.v1 import project_pb2
-
     async def answers() -> bool:
         try:
             await api.projects.GetProject(project_pb2.GetProjectRequest(name="projects/default"), timeout=2.0)

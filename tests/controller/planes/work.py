@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from kumo.api.compute.v1 import flavor_pb2, server_pb2
@@ -39,7 +40,7 @@ async def furnish(first: Api, second: Api, agents: dict[str, str]) -> None:
     await first.networks.CreateNetwork(network_pb2.CreateNetworkRequest(parent=PROJECT, network_id="net", network=network))
     await patiently(lambda: _once_seen(second.subnets.CreateSubnet(subnet_request("sub", "10.0.0.0/24"))))
     for host in agents:
-        await until(lambda host=host: host_is(second, host, host_pb2.Host.UP), what=f"{host} is UP")
+        await until(partial(host_is, second, host, host_pb2.Host.UP), what=f"{host} is UP")
     await upload(first, second, "deb")
 
 
@@ -93,7 +94,7 @@ async def server_is(api: Api, name: str, state: "Server.State.ValueType") -> boo
 
 
 async def until_state(api: Api, name: str, state: "Server.State.ValueType", deadline_s: float = DEADLINE_S) -> None:
-    await until(lambda: server_is(api, name, state), deadline_s, f"{name} is {Server.State.Name(state)}")
+    await until(partial(server_is, api, name, state), deadline_s, f"{name} is {Server.State.Name(state)}")
 
 
 async def until_gone(api: Api, name: str, deadline_s: float = DEADLINE_S) -> None:
