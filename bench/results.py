@@ -47,6 +47,8 @@ BOUNDS = (
     Bound("idle.pss_mib", at_most=180),
     Bound("idle.cpu_percent", at_most=1.5),
     Bound("rpc.get", at_least=0.6, of_ratio=True),
+    Bound("recover.takeover_s", at_most=5),
+    Bound("recover.handover_ms", at_most=200),
     Bound("cli.help_ms", at_most=150),
     Bound("cli.list_ms", at_most=300),
 )

@@ -44,6 +44,7 @@ class Controller:
     folder: Path
     own: Proxy
     store: Proxy
+    lease_s: int = LEASE_S
     # Settings that follow those of every process, and variables of its environment.
     more: str = ""
     environment: dict[str, str] = field(default_factory=dict)
@@ -69,7 +70,7 @@ class Controller:
         path = self.folder / f"{self.name}.toml"
         path.write_text(
             f'region = "{REGION}"\nhost = "{self.host}"\ntls = "{self.folder}/{self.host}"\nmetrics = "127.0.0.1:0"\n'
-            f"lease_s = {LEASE_S}\n\n[{self.plane}_plane]\n"
+            f"lease_s = {self.lease_s}\n\n[{self.plane}_plane]\n"
             f'listen = "127.0.0.1:{self.own.target}"\nadvertise = "{self.own.address}"\nstore = ["{self.store.address}"]\n{self.more}'
         )
         with self.log_file.open("ab") as log:
@@ -148,6 +149,10 @@ class Planes:
         found = (await self.etcd.range(rpc_pb2.RangeRequest(key=self.key(plane, "lead")))).kvs
         return found[0].value.decode() if found else ""
 
+    async def revision(self) -> int:
+        """Return the present revision of the store."""
+        return (await self.etcd.range(rpc_pb2.RangeRequest(key=self.key("region"), count_only=True))).header.revision
+
     async def follower(self, plane: str) -> Controller:
         leader = await self.leader(plane)
         members = self.region if plane == "region" else self.cell
@@ -197,8 +202,8 @@ def _write_tls(pki: Pki, folder: Path, host: str) -> None:
 
 
 @asynccontextmanager
-async def planes(folder: Path, *, hosts: tuple[str, ...] = ("c1", "c2"), is_started: bool = True) -> AsyncIterator[Planes]:
-    """Run etcd and the controllers of both planes; those that were not killed meanwhile answer when the block begins."""
+async def planes(folder: Path, *, hosts: tuple[str, ...] = ("c1", "c2"), lease_s: int = LEASE_S) -> AsyncIterator[Planes]:
+    """Run etcd and the controllers of both planes, which answer when the block begins."""
     pki = Pki(folder / "pki")
     (folder / "pki").mkdir()
     server = _store_files(folder)
@@ -213,7 +218,7 @@ async def planes(folder: Path, *, hosts: tuple[str, ...] = ("c1", "c2"), is_star
             for plane, members in made.items():
                 own = await stack.enter_async_context(proxy_to(free_ports(1)[0]))
                 to_store = await stack.enter_async_context(proxy_to(store.members[0].port))
-                members[host] = Controller(plane, host, folder, own, to_store)
+                members[host] = Controller(plane, host, folder, own, to_store, lease_s)
         cells = "\n".join(f'{host} = "{one.own.address}"' for host, one in made["cell"].items())
         for one in made["region"].values():
             one.more = f"[region_plane.cells.{CELL}]\n{cells}\n"
@@ -226,11 +231,10 @@ async def planes(folder: Path, *, hosts: tuple[str, ...] = ("c1", "c2"), is_star
             apis[host] = Api(dialled)
         running = Planes(folder, pki, store, etcd, made["region"], made["cell"], apis)
         try:
-            if is_started:
-                for controller in running.controllers:
-                    await controller.start()
-                for host in hosts:
-                    await until_answering(running.apis[host])
+            for controller in running.controllers:
+                await controller.start()
+            for host in hosts:
+                await until_answering(running.apis[host])
             yield running
         finally:
             for controller in running.controllers:

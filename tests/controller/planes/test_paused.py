@@ -13,7 +13,6 @@ import pytest
 
 from kumo.api.compute.v1.server_pb2 import Server
 from kumo.store import ops
-from kumo.store.etcd import rpc_pb2
 from tests.controller.planes.processes import CELL, REGION, Controller, Planes, until
 from tests.controller.planes.work import until_gone, until_state, verb
 from tests.controller.region.region_process import Api
@@ -42,7 +41,7 @@ class History:
 @asynccontextmanager
 async def history_of(cloud: Planes, plane: str) -> AsyncIterator[History]:
     history, prefix = History(), cloud.key(plane)
-    revision = (await cloud.etcd.range(rpc_pb2.RangeRequest(key=prefix, count_only=True))).header.revision
+    revision = await cloud.revision()
 
     async def judge() -> None:
         async with cloud.etcd.watch(prefix, ops.prefix_end(prefix), revision + 1) as watch:
