@@ -19,6 +19,8 @@ class ComputeConfig:
     libvirt_uri: str = "qemu:///system"
     # Where libvirt keeps what ends with the boot, QEMU's pid files among them.
     libvirt_run: Path = Path("/run/libvirt")
+    # Where libvirt keeps what QEMU had to say, a file a guest.
+    libvirt_log: Path = Path("/var/log/libvirt")
     # Where virtlogd writes what serial consoles print.
     consoles: Path = Path("/var/log/libvirt/consoles")
     # What the host offers; 0: all that it has.

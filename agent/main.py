@@ -197,7 +197,13 @@ def _hypervisor(config: Config, processes: Processes) -> Hypervisor:
     # Only where it is used: the bindings are large.
     from agent.compute.libvirt import LibvirtHypervisor
 
-    return LibvirtHypervisor(compute.libvirt_uri, processes, run_directory=compute.libvirt_run, console_directory=compute.consoles)
+    return LibvirtHypervisor(
+        compute.libvirt_uri,
+        processes,
+        run_directory=compute.libvirt_run,
+        log_directory=compute.libvirt_log,
+        console_directory=compute.consoles,
+    )
 
 
 def _network_driver(config: Config) -> NetworkDriver:

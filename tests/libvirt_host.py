@@ -19,6 +19,8 @@ import libvirt
 _SUPERVISOR = Path(__file__).parent.parent / "deploy" / "supervisor.py"
 _STUB = Path(__file__).parent / "agent" / "compute" / "stub.bin"
 _DISK_BYTES = 1 << 20
+# How much virtlogd keeps of a console in a file, and in how many.
+CONSOLE_BYTES, CONSOLE_PARTS = 65536, 3
 _MOUNTS = {
     "run": "/run/libvirt",
     "etc": "/etc/libvirt",
@@ -42,6 +44,10 @@ class LibvirtHost:
     @property
     def run_directory(self) -> Path:
         return self.directory / "run"
+
+    @property
+    def log_directory(self) -> Path:
+        return self.directory / "log"
 
     @property
     def consoles(self) -> Path:
@@ -76,7 +82,7 @@ def _prepare(directory: Path) -> Path:
     etc = directory / "etc"
     (etc / "libvirtd.conf").write_text('auth_unix_rw = "none"\nunix_sock_rw_perms = "0700"\nlog_outputs = "3:stderr"\n')
     (etc / "qemu.conf").write_text('user = "root"\ngroup = "root"\nsecurity_driver = "none"\nremember_owner = 0\n')
-    (etc / "virtlogd.conf").write_text('log_outputs = "3:stderr"\nmax_size = 65536\nmax_backups = 2\n')
+    (etc / "virtlogd.conf").write_text(f'log_outputs = "3:stderr"\nmax_size = {CONSOLE_BYTES}\nmax_backups = {CONSOLE_PARTS - 1}\n')
     (etc / "libvirt.conf").touch()
     services = directory / "services.json"
     programs = [{"name": "virtlogd", "argv": ["virtlogd"], "uid": 0}, {"name": "libvirtd", "argv": ["libvirtd"], "uid": 0}]

@@ -50,12 +50,14 @@ class LibvirtHypervisor:
         processes: Processes,
         *,
         run_directory: Path,
+        log_directory: Path,
         console_directory: Path,
     ) -> None:
-        """`run_directory` is libvirt's, where QEMU's pid files are."""
+        """`run_directory` and `log_directory` are libvirt's, where QEMU's pid files are and what QEMU had to say."""
         self._uri = uri
         self._processes = processes
         self._run_directory = run_directory
+        self._log_directory = log_directory
         self._console_directory = console_directory
         # The Ceph users whose keys this connection has been given, and the keys.
         self._keys: dict[str, str] = {}
@@ -135,6 +137,9 @@ class LibvirtHypervisor:
             domain = self._find(uid)
             if domain is not None:
                 domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
+            # libvirt would keep one for each guest that ever was.
+            for log_file in (self._log_directory / "qemu").glob(f"{uid}.log*"):
+                log_file.unlink(missing_ok=True)
 
         await self._call(uid, _CHANGE_S, work)
 

@@ -90,6 +90,7 @@ class Cloud(Trial):
             "taps": frozenset(self.inside("sh", "-c", "ls /sys/class/net").split()),
             "agent files": _without_tombstones(_files(self.lab.agent)),
             "guest files": frozenset(_files(self.lab.guest)),
+            "what QEMU said": frozenset(_files(self.lab.libvirt / "log" / "qemu")),
         }
 
     def state_of(self, noun: str, name: str) -> str:

@@ -117,7 +117,9 @@ async def running_bench(kind: str, host: LibvirtHost | None, directory: Path) ->
         bench = Bench(FakeHypervisor(directory / "fake.json", processes.boot_id, consoles), processes, consoles, None, directory)
     else:
         processes = Processes(read_boot_id(host.proc), host.proc)
-        hypervisor = LibvirtHypervisor(host.uri, processes, run_directory=host.run_directory, console_directory=host.consoles)
+        hypervisor = LibvirtHypervisor(
+            host.uri, processes, run_directory=host.run_directory, log_directory=host.log_directory, console_directory=host.consoles
+        )
         bench = Bench(hypervisor, processes, host.consoles, host, directory)
     task = asyncio.ensure_future(bench.hypervisor.run(bench.on_change))
     try:
