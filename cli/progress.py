@@ -26,7 +26,7 @@ _UNDERWAY = frozenset(
 )
 _TRUE, _FALSE = 1, 2
 # Conditions that are there only while they do not hold: each keeps the resource from every step.
-_KEEP_ALL = ("HostAnswers", "GoesOn", "Gone")
+_KEEP_ALL = ("Fresh", "HostAnswers", "GoesOn", "Gone")
 _RUNNING_ONLY = frozenset({"Started", "GuestReady"})
 
 
@@ -58,7 +58,9 @@ def progress(noun: Noun, resource: Any, until: str) -> Progress:
         off = Failure(f'"{own_id}" will not be {until}', "it is stopped", f"kumo server start {own_id}", Exit.CONFLICT)
         return Progress(done, failure=off)
     observed = status.observed_generation >= resource.generation or not noun.waits_for
-    reached = observed and (wanted in done if wanted else name not in _UNDERWAY)
+    # An old report proves nothing of how it is now.
+    is_stale = "Fresh" in conditions and conditions["Fresh"].status == _FALSE
+    reached = observed and not is_stale and (wanted in done if wanted else name not in _UNDERWAY)
     missing = next((step for step in steps if step not in done), "")
     obstacle, fix = _obstacle(conditions, missing)
     return Progress(done, missing, obstacle, fix, reached)

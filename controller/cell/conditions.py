@@ -6,13 +6,18 @@ from datetime import datetime
 
 from kumo.api.type.v1.condition_pb2 import Condition
 
+_STATUS = {True: Condition.TRUE, False: Condition.FALSE, None: Condition.STATUS_UNSPECIFIED}
+
 
 @dataclass(frozen=True)
 class Said:
-    """One condition without its times. `why` is one constant word; `operator_message` is for those who run the cloud."""
+    """One condition without its times. `why` is one constant word; `operator_message` is for those who run the cloud.
+
+    `holds` None: nobody knows now.
+    """
 
     type: str
-    holds: bool
+    holds: bool | None
     why: str
     message: str = ""
     fix: str = ""
@@ -28,7 +33,7 @@ def conditions(before: Iterable[Condition], said: Iterable[Said], generation: in
 def condition(before: Condition | None, said: Said, generation: int, now: datetime) -> Condition:
     made = Condition(
         type=said.type,
-        status=Condition.TRUE if said.holds else Condition.FALSE,
+        status=_STATUS[said.holds],
         reason=said.why,
         message=said.message,
         fix=said.fix,

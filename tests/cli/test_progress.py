@@ -36,6 +36,12 @@ def test_ready_waits_for_what_the_guest_says() -> None:
     assert progress(NOUN, server("ACTIVE", ("GuestReady", 1)), "ready").reached
 
 
+def test_an_old_report_and_one_of_a_silent_host_are_not_believed() -> None:
+    stale = progress(NOUN, server("ACTIVE", ("GuestReady", 1), ("Fresh", 2)), "ready")
+    assert (stale.reached, stale.obstacle) == (False, "about Fresh")
+    assert not progress(NOUN, server("ACTIVE", ("GuestReady", 0), ("HostAnswers", 2)), "ready").reached
+
+
 def test_no_room_is_an_obstacle_with_a_fix_and_not_a_failure() -> None:
     now = progress(NOUN, server("CREATING", ("Placed", 2)), "settled")
     assert (now.obstacle, now.fix, now.failure) == ("about Placed", "mend Placed", None)

@@ -29,6 +29,8 @@ log = get_logger(__name__)
 STALENESS = Gauge("kumo_cell_staleness_seconds", "How long ago the region heard a cell, while this process leads the region.", ["cell"])
 
 SILENT_S = 5.0
+# A new leader has heard nothing at all yet: what the store says of a cell was so under the one before, perhaps long ago.
+_FIRST_WORD_S = 1.5
 _CHECK_S = 0.5
 _RETRY_S = 0.5
 _ACKNOWLEDGE_S = 10.0
@@ -126,7 +128,7 @@ class StatusWatch:
             await self._clock.sleep(_CHECK_S)
             last = self._began_at if self._heard_at is None else self._heard_at
             STALENESS.labels(self._link.cell).set(self._clock.monotonic() - last)
-            if self._clock.monotonic() - last < SILENT_S:
+            if self._clock.monotonic() - last < (_FIRST_WORD_S if self._heard_at is None else SILENT_S):
                 continue
             try:
                 if (await self._cell()).status.state == Cell.HEARD:

@@ -81,15 +81,9 @@ def derive(seen: Seen, now: datetime) -> Server:
 
 def _said(seen: Seen) -> list[Said]:
     said = [_placed(seen), _disk_ready(seen), _ports_ready(seen)]
-    reported = {one.type: one for one in seen.facts.conditions} if seen.facts is not None else {}
-    if seen.facts is not None and seen.facts.power == ServerFacts.RUNNING:
-        said.append(Said("Started", True, "RUNNING", "the server runs"))
-    elif "Started" in reported:
-        said.append(from_agent(reported["Started"]))
-    else:
-        said.append(Said("Started", False, "NOT_RUNNING", "the server does not run"))
-    said += [from_agent(reported[kind]) for kind in _OF_AGENT if kind in reported]
-    if seen.placement is not None and seen.placement.host_uid and not seen.is_host_ready:
+    said += _of_host(seen)
+    if _is_host_silent(seen):
+        host = seen.placement.host if seen.placement is not None else ""
         said.append(
             Said(
                 "HostAnswers",
@@ -97,7 +91,7 @@ def _said(seen: Seen) -> list[Said]:
                 "HOST_SILENT",
                 "its host does not answer; what is said here is what was seen last, and the server may run on",
                 "wait: the work goes on by itself when the host answers",
-                f"the agent of host {seen.placement.host} does not answer",
+                f"the agent of host {host} does not answer",
             )
         )
     if seen.trouble is not None:
@@ -105,6 +99,26 @@ def _said(seen: Seen) -> list[Said]:
     if isinstance(seen.step, Wait) and seen.is_leaving:
         said.append(_gone(seen, seen.step))
     return said
+
+
+def _is_host_silent(seen: Seen) -> bool:
+    return seen.placement is not None and bool(seen.placement.host_uid) and not seen.is_host_ready
+
+
+def _of_host(seen: Seen) -> list[Said]:
+    """Return what only the host can know. While it is silent, whether a guest runs and is ready is not known: it may have lost power."""
+    reported = {one.type: one for one in seen.facts.conditions} if seen.facts is not None else {}
+    before = {one.type for one in seen.server.status.conditions}
+    if _is_host_silent(seen):
+        was_known = [kind for kind in ("Started", *_OF_AGENT) if kind in before or kind in reported]
+        return [Said(kind, None, "HOST_SILENT", "its host does not answer, so that this is not known now") for kind in was_known]
+    if seen.facts is not None and seen.facts.power == ServerFacts.RUNNING:
+        started = Said("Started", True, "RUNNING", "the server runs")
+    elif "Started" in reported:
+        started = from_agent(reported["Started"])
+    else:
+        started = Said("Started", False, "NOT_RUNNING", "the server does not run")
+    return [started, *(from_agent(reported[kind]) for kind in _OF_AGENT if kind in reported)]
 
 
 def _placed(seen: Seen) -> Said:
@@ -172,7 +186,7 @@ def happened(before: Server.Status, after: Server.Status, host: str) -> Sequence
                 found.append(Happened("FAILED", why.message, WARNING, why.fix, why.operator_message))
             case _:
                 pass
-    if _holds(after, "GuestReady") and not _holds(before, "GuestReady"):
+    if _holds(after, "GuestReady") and _is_denied(before, "GuestReady"):
         found.append(Happened("GUEST_READY", "the guest says that it is ready"))
     silent = next((one for one in after.conditions if one.type == "HostAnswers"), None)
     if silent is not None and not any(one.type == "HostAnswers" for one in before.conditions):
@@ -182,3 +196,8 @@ def happened(before: Server.Status, after: Server.Status, host: str) -> Sequence
 
 def _holds(status: Server.Status, kind: str) -> bool:
     return any(one.type == kind and one.status == Condition.TRUE for one in status.conditions)
+
+
+def _is_denied(status: Server.Status, kind: str) -> bool:
+    """Return whether it did not hold, for certain: what was not known while the host was silent is no news."""
+    return not any(one.type == kind and one.status != Condition.FALSE for one in status.conditions)

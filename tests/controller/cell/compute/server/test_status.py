@@ -81,3 +81,28 @@ def test_a_server_without_room_says_what_the_scheduler_said() -> None:
     placed = next(one for one in status.conditions if one.type == "Placed")
     assert (placed.reason, placed.message, placed.fix, placed.operator_message) == ("NO_ROOM", "no room", "ask less", "h1 is full")
     assert status.state == Server.CREATING
+
+
+def test_what_only_a_host_knows_is_not_known_while_it_is_silent_and_that_it_is_known_again_is_no_news() -> None:
+    server = Server(name="projects/p/servers/s", uid="u", generation=1)
+    server.status.state = Server.ACTIVE
+    facts = ServerFacts(uid="u", power=ServerFacts.RUNNING)
+    facts.conditions.add(type="GuestReady", status=Condition.TRUE, reason="READY")
+    placement = Placement(uid="u", host_uid="h", host="h1", epoch=Epoch(cell=1, host=1))
+
+    def report(facts: ServerFacts | None, *, is_host_ready: bool) -> Server.Status:
+        status = derive(Seen(server, False, placement, facts, is_host_ready, Parts(), (), None), _NOW).status
+        server.status.CopyFrom(status)
+        return status
+
+    def holds(status: Server.Status) -> dict[str, int]:
+        return {one.type: one.status for one in status.conditions if one.type in ("Started", "GuestReady", "HostAnswers")}
+
+    heard = Server.Status.FromString(report(facts, is_host_ready=True).SerializeToString())
+    assert holds(heard) == {"Started": Condition.TRUE, "GuestReady": Condition.TRUE}
+    for known in (facts, None):
+        silent = Server.Status.FromString(report(known, is_host_ready=False).SerializeToString())
+        unknown = Condition.STATUS_UNSPECIFIED
+        assert holds(silent) == {"Started": unknown, "GuestReady": unknown, "HostAnswers": Condition.FALSE}
+        assert silent.state == Server.ACTIVE
+    assert not happened(silent, report(facts, is_host_ready=True), "h1")
