@@ -99,7 +99,7 @@ class Agent:
         self._meters = Meters(self._hypervisor, network_driver, lambda: self._servers.held)
         self._guests = Guests(self._guest_files, self._logs)
         self._compute = ServerReconciler(
-            Here(config.host, virt.kind, processes, names.tap),
+            Here(config.host, virt.kind, processes, names.tap, has_taps=config.compute.driver != "fake"),
             self._servers,
             self._hypervisor,
             self._book,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from prometheus_client import Counter
@@ -32,12 +32,12 @@ from agent.compute.plan import (
     plan,
     restart_delay_s,
 )
+from agent.compute.ports import ServerPorts, Unplugged
 from agent.compute.processes import Processes
 from agent.compute.report import Conditions, Situation, facts_of, said_of
 from agent.facts import FactBook
 from agent.stamps import Commands
 from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest, DesiredServer, ServerFacts
-from kumo.api.agent.v1.network_pb2 import PortFacts
 from kumo.clock import Clock, SystemClock
 from kumo.errors import Error
 from kumo.log import get_logger
@@ -85,6 +85,7 @@ class _Memory:
     disks_foreign: str | None = None
     # What was said of its ports when it was last looked at.
     ports_lacking: str = ""
+    unplugged: Unplugged = field(default_factory=Unplugged)
 
     def forget_asking(self) -> None:
         self.asked_first = self.asked_last = None
@@ -99,6 +100,8 @@ class Here:
     processes: Processes
     # Returns what the host's end of a port is called.
     tap_of: Callable[[str], str]
+    # Guests that run have taps.
+    has_taps: bool = True
 
 
 @dataclass
@@ -128,7 +131,7 @@ class ServerReconciler:
         self._clock = clock or SystemClock()
         self._loop = Loop("servers", self.reconcile, clock=self._clock, keys=self._uids, resync_s=_RESYNC_S)
         self._memory: dict[str, _Memory] = {}
-        self._server_of_port: dict[str, str] = {}
+        self._ports = ServerPorts(book, has_taps=here.has_taps)
         self._listing = _Listing()
         book.on_port_change(self._port_changed)
 
@@ -190,7 +193,7 @@ class ServerReconciler:
                     memory.restart_at, memory.ended_early = 0.0, 0
                 self._publish(command, world, step, memory)
                 if step is None:
-                    return None
+                    return memory.unplugged.again_s(self._clock.monotonic())
                 if isinstance(step, Wait):
                     return step.again_s
                 await self._take(step, command, definition, memory)
@@ -203,7 +206,9 @@ class ServerReconciler:
         now = self._clock.monotonic()
         self._note_end(uid, memory, domain, now)
         memory.domain = domain
-        memory.ports_lacking = self._lacking_ports(command)
+        memory.ports_lacking = self._ports.lacking(command)
+        runs = domain is not None and domain.process is not None
+        memory.unplugged = self._ports.look(command, runs=runs, before=memory.unplugged, now=now)
         clients = self._kept.clients(uid)
         to_go = command is not None and not command.HasField("desired")
         return World(
@@ -232,20 +237,6 @@ class ServerReconciler:
             memory.started_at = now
         memory.process, memory.stopping = process, False
         memory.forget_asking()
-
-    def _lacking_ports(self, command: ApplyServerRequest | None) -> str:
-        if command is None or not command.HasField("desired"):
-            return ""
-        lacking: list[str] = []
-        for nic in command.desired.nics:
-            self._server_of_port[nic.port_uid] = command.uid
-            facts = self._book.port(nic.port_uid)
-            if facts is None:
-                lacking.append(f"port {nic.port_uid} was not applied")
-            elif facts.binding != PortFacts.BOUND:
-                why = next((said.message for said in facts.conditions if said.message), "its rules are not in force yet")
-                lacking.append(f"port {nic.port_uid}: {why}")
-        return "; ".join(lacking)
 
     async def _asked(self, command: ApplyServerRequest, domain: Domain | None) -> tuple[Asked | None, Definition | None]:
         if not command.HasField("desired"):
@@ -323,12 +314,14 @@ class ServerReconciler:
         await self._kept.forget_reboots(command.uid)
         self._disks.forget(command.uid)
         memory.guest_files = b""
-        self._server_of_port = {port: server for port, server in self._server_of_port.items() if server != command.uid}
+        self._ports.forget(command.uid)
 
     def _publish(self, command: ApplyServerRequest, world: World, step: Step | None, memory: _Memory, error: Error | None = None) -> None:
         settled = step is None and error is None
         if command.HasField("desired"):
-            said = said_of(command.desired, Situation(world, step, error, memory.disks_foreign, self._guests.is_ready(command.uid)))
+            lost = memory.unplugged.what if memory.unplugged.is_lost(self._clock.monotonic()) else ""
+            is_ready = self._guests.is_ready(command.uid)
+            said = said_of(command.desired, Situation(world, step, error, memory.disks_foreign, is_ready, taps_lost=lost))
             conditions = memory.conditions.say(said, command.stamp.generation)
         else:
             conditions = []
@@ -357,12 +350,16 @@ class ServerReconciler:
         self._book.set_server(facts)
 
     def _port_changed(self, port_uid: str) -> None:
-        uid = self._server_of_port.get(port_uid)
+        uid = self._ports.server_of(port_uid)
         if uid is None:
             return
         # A start that fails unplugs its ports again: to wake for that would be to begin anew each time, whatever the back-off says.
-        memory = self._memory.get(uid)
-        if memory is None or memory.ports_lacking != self._lacking_ports(self._commands.held.get(uid)):
+        memory, command = self._memory.get(uid), self._commands.held.get(uid)
+        if (
+            memory is None
+            or memory.ports_lacking != self._ports.lacking(command)
+            or (memory.process is not None and memory.unplugged.what != self._ports.unplugged(command))
+        ):
             self.wake(uid)
 
     def _uids(self) -> list[str]:

@@ -13,6 +13,8 @@ from kumo.clock import Clock
 from kumo.errors import Error
 
 DEFINED, STARTED, PORTS_READY, GUEST_READY, DISK_OWNED = "Defined", "Started", "PortsReady", "GuestReady", "DiskOwned"
+# A guest runs, but its link is gone.
+TAP_LOST = "TAP_LOST"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Situation:
     # Why a disk is not the server's, as read last; None: it was not asked since the agent began.
     disks_foreign: str | None
     guest_ready: bool
+    # Uids of ports whose taps are gone while the guest runs, for operators; empty: none.
+    taps_lost: str = ""
 
 
 def said_of(desired: DesiredServer, situation: Situation) -> dict[str, Said]:
@@ -78,7 +82,7 @@ def said_of(desired: DesiredServer, situation: Situation) -> dict[str, Said]:
         GUEST_READY: _guest_ready(situation),
     }
     if desired.nics:
-        said[PORTS_READY] = _ports_ready(situation.world)
+        said[PORTS_READY] = _ports_ready(situation)
     if situation.disks_foreign is not None:
         said[DISK_OWNED] = _disk_owned(situation.disks_foreign)
     return said
@@ -109,9 +113,14 @@ def _started(desired: DesiredServer, situation: Situation) -> Said:
     return Said(False, "STARTING", "it is being started")
 
 
-def _ports_ready(world: World) -> Said:
-    if world.ports_lacking:
-        return Said(False, PORTS_NOT_READY, "the server's ports are not in force on its host yet", operator_message=world.ports_lacking)
+def _ports_ready(situation: Situation) -> Said:
+    lacking = situation.world.ports_lacking
+    if lacking:
+        return Said(False, PORTS_NOT_READY, "the server's ports are not in force on its host yet", operator_message=lacking)
+    if situation.taps_lost:
+        # QEMU keeps the descriptor of a device that is no more; only another process gets another.
+        lost = f"somebody removed the taps of ports {situation.taps_lost} from the host"
+        return Said(False, TAP_LOST, "the server runs, and is cut off from its network", "reboot the server with --hard", lost)
     return Said(True, "BOUND", "the rules of all ports are in force")
 
 

@@ -202,21 +202,37 @@ async def test_a_server_starts_when_its_last_port_is_in_force(rig: Rig) -> None:
     await rig.until(uid, running)
 
 
-async def test_a_port_that_was_only_plugged_or_unplugged_wakes_no_server(rig: Rig) -> None:
+async def test_a_port_that_was_only_plugged_or_unplugged_wakes_no_server_that_is_off(rig: Rig) -> None:
+    uid, port = new_uid(), new_uid()
+    volume = await rig.volume(uid)
+    rig.book.set_port(PortFacts(uid=port, binding=PortFacts.BOUND))
+    nics = [DesiredNic(port_uid=port, mac="52:54:00:00:00:02", mtu=1450)]
+    await rig.apply(uid, rig.desired(volume, nics=nics, running=False))
+    await rig.until(uid, off)
+    # Kept without a wake: the next one is seen by what it does.
+    command = ApplyServerRequest(stamp=rig.stamp(2), uid=uid, desired=rig.desired(volume, nics=nics))
+    await rig.commands.accept(command)
+    for plugged in (True, False):
+        rig.book.set_port(PortFacts(uid=port, binding=PortFacts.BOUND, plugged=plugged))
+    await rig.start()  # what was woken before has had its turn
+    found = await rig.bench.hypervisor.look(uid)
+    assert found is not None and found.process is None
+    rig.book.set_port(PortFacts(uid=port, binding=PortFacts.UNBOUND))
+    await rig.until(uid, lambda said: said.held.generation == 2)
+
+
+async def test_a_guest_that_runs_on_without_its_tap_is_told_with_what_helps(rig: Rig) -> None:
     uid, port = new_uid(), new_uid()
     volume = await rig.volume(uid)
     rig.book.set_port(PortFacts(uid=port, binding=PortFacts.BOUND, plugged=True))
-    nics = [DesiredNic(port_uid=port, mac="52:54:00:00:00:02", mtu=1450)]
-    await rig.apply(uid, rig.desired(volume, nics=nics))
-    await rig.until(uid, running)
-    # Kept without a wake: the next one is seen by what it does.
-    command = ApplyServerRequest(stamp=rig.stamp(2), uid=uid, desired=rig.desired(volume, nics=nics, running=False, hard=True))
-    await rig.commands.accept(command)
+    await rig.apply(uid, rig.desired(volume, nics=[DesiredNic(port_uid=port, mac="52:54:00:00:00:03", mtu=1450)]))
+    assert condition(await rig.until(uid, running), "PortsReady").status == Condition.TRUE
     rig.book.set_port(PortFacts(uid=port, binding=PortFacts.BOUND, plugged=False))
-    await rig.start()  # what was woken before has had its turn
-    await rig.pid(uid)
-    rig.book.set_port(PortFacts(uid=port, binding=PortFacts.UNBOUND))
-    await rig.until(uid, off)
+    told = await rig.until(uid, lambda said: condition(said, "PortsReady").reason == "TAP_LOST")
+    assert told.power == ServerFacts.RUNNING and port in condition(told, "PortsReady").operator_message
+    assert condition(told, "PortsReady").fix
+    rig.book.set_port(PortFacts(uid=port, binding=PortFacts.BOUND, plugged=True))
+    await rig.until(uid, lambda said: condition(said, "PortsReady").status == Condition.TRUE)
 
 
 @pytest.mark.parametrize("owner", [None, ("other host", (1, 1)), (HOST, (1, 2))])

@@ -18,6 +18,7 @@ from kumo.errors import Error
 # What the agent knows better than anybody; said on as it says it.
 _OF_AGENT = ("GuestReady", "DiskOwned")
 _POWER = {ServerFacts.RUNNING: Server.RUNNING, ServerFacts.OFF: Server.OFF}
+_TAP_LOST = "TAP_LOST"
 _MADE = frozenset({Volume.AVAILABLE, Volume.IN_USE})
 
 
@@ -148,7 +149,16 @@ def _ports_ready(seen: Seen) -> Said:
         return Said("PortsReady", False, "NOT_YET", "not everything that belongs to it is known here yet")
     if seen.unbound_ports:
         return Said("PortsReady", False, "BINDING", f"{', '.join(seen.unbound_ports)} is not in force yet")
+    if (lost := _taps_lost(seen)) is not None:
+        return lost
     return Said("PortsReady", True, "BOUND", "the rules of its ports are in force")
+
+
+def _taps_lost(seen: Seen) -> Said | None:
+    """Return what its host says of links that were removed under a running server, which only the host can know."""
+    if seen.facts is None or _is_host_silent(seen):
+        return None
+    return next((from_agent(one) for one in seen.facts.conditions if one.type == "PortsReady" and one.reason == _TAP_LOST), None)
 
 
 def _gone(seen: Seen, wait: Wait) -> Said:
@@ -188,6 +198,9 @@ def happened(before: Server.Status, after: Server.Status, host: str) -> Sequence
                 pass
     if _holds(after, "GuestReady") and _is_denied(before, "GuestReady"):
         found.append(Happened("GUEST_READY", "the guest says that it is ready"))
+    lost = next((one for one in after.conditions if one.reason == _TAP_LOST), None)
+    if lost is not None and not any(one.reason == _TAP_LOST for one in before.conditions):
+        found.append(Happened(_TAP_LOST, lost.message, WARNING, lost.fix, lost.operator_message))
     silent = next((one for one in after.conditions if one.type == "HostAnswers"), None)
     if silent is not None and not any(one.type == "HostAnswers" for one in before.conditions):
         found.append(Happened("HOST_SILENT", silent.message, WARNING, silent.fix, silent.operator_message))
