@@ -22,7 +22,7 @@ class Unplugged:
 
     def again_s(self, now: float) -> float | None:
         """Return in how long to look whether it lasts."""
-        return self.since + LOST_AFTER_S - now if self.what and not self.is_lost(now) else None
+        return LOST_AFTER_S - (now - self.since) if self.what and not self.is_lost(now) else None
 
 
 class ServerPorts:
