@@ -72,6 +72,14 @@ class Agent:
         async with asyncio.timeout(20):
             return await self.process.wait()
 
+    def pause(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
     def log(self) -> str:
         return (self.directory / "agent.log").read_text()
 

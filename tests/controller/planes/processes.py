@@ -19,6 +19,7 @@ from kumo.api.identity.v1 import project_pb2
 from kumo.authority import Subject, issue, new_root
 from kumo.errors import Error
 from kumo.rpc.client import channel
+from kumo.store import ops
 from kumo.store.client import Etcd
 from kumo.store.etcd import rpc_pb2
 from kumo.tls import TlsFiles
@@ -152,6 +153,12 @@ class Planes:
     async def revision(self) -> int:
         """Return the present revision of the store."""
         return (await self.etcd.range(rpc_pb2.RangeRequest(key=self.key("region"), count_only=True))).header.revision
+
+    async def cell_keys(self, prefix: str, holding: str) -> dict[str, bytes]:
+        """Return what is in the cell's store under `prefix` with `holding` in its key."""
+        start = self.key("cell", prefix)
+        found = await self.etcd.range(rpc_pb2.RangeRequest(key=start, range_end=ops.prefix_end(start)))
+        return {key: item.value for item in found.kvs if holding in (key := item.key.decode())}
 
     async def follower(self, plane: str) -> Controller:
         leader = await self.leader(plane)

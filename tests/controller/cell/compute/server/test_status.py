@@ -87,6 +87,7 @@ def test_what_only_a_host_knows_is_not_known_while_it_is_silent_and_that_it_is_k
     server = Server(name="projects/p/servers/s", uid="u", generation=1)
     server.status.state = Server.ACTIVE
     facts = ServerFacts(uid="u", power=ServerFacts.RUNNING)
+    facts.start_time.FromDatetime(_NOW)
     facts.conditions.add(type="GuestReady", status=Condition.TRUE, reason="READY")
     placement = Placement(uid="u", host_uid="h", host="h1", epoch=Epoch(cell=1, host=1))
 
