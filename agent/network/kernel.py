@@ -79,7 +79,9 @@ class KernelDriver:
         netns.create(plane)
         self._plane_fd = os.open(plane, os.O_RDONLY | os.O_CLOEXEC)
         self._host_route = nl.Netlink()
-        self._host_rules = Ruleset(rules.host(self._config.tunnel_port), self._config.state / "host-rules.json")
+        self._host_rules = Ruleset(
+            rules.host(self._config.tunnel_port, self._config.tunnel_address), self._config.state / "host-rules.json"
+        )
         with netns.visit(plane):
             write_sysctls(_PLANE_SYSCTLS)
             if not os.path.exists("/proc/sys/net/bridge"):

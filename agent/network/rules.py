@@ -178,8 +178,11 @@ def tunnel_table(port: int) -> str:
     return f"kumo_{port}"
 
 
-def host(port: int) -> Table:
-    """The rules of the host: tunnels carry no proof of who sent them, so only addresses of other hosts may."""
+def host(port: int, address: str) -> Table:
+    """The rules of the host: tunnels carry no proof of who sent them, so only addresses of other hosts may.
+
+    And only to the tunnel address: not every kernel binds a tunnel to its address, and then those of other planes would take frames too.
+    """
     table = f"inet {tunnel_table(port)}"
     skeleton = f"""
 table {table} {{
@@ -192,6 +195,7 @@ table {table} {{
     rules = f"""
 table {table} {{
 	chain tunnels {{
+		udp dport {port} {"ip6" if ":" in address else "ip"} daddr != {address} counter drop
 		udp dport {port} ip saddr @far4 accept
 		udp dport {port} ip6 saddr @far6 accept
 		udp dport {port} counter drop

@@ -115,7 +115,7 @@ def test_a_foreign_table_is_left_alone(lab: Lab, plane: str) -> None:
 def test_two_labs_that_share_a_namespace_come_to_rest(lab: Lab, plane: str) -> None:
     def made(port: int) -> Ruleset:
         with netns.visit(lab.plane):
-            return Ruleset(rules.host(port), lab.directory / f"rules-{port}.json")
+            return Ruleset(rules.host(port, "192.0.2.1"), lab.directory / f"rules-{port}.json")
 
     one, two = made(4789), made(4790)
     far = rules.tunnel_elements(["192.0.2.9"])
@@ -138,7 +138,7 @@ def test_two_labs_that_share_a_namespace_come_to_rest(lab: Lab, plane: str) -> N
     "foreign", ["flush ruleset", "flush chain inet kumo_4789 tunnels", "delete element inet kumo_4789 far4 { 192.0.2.9 }"]
 )
 def test_where_others_share_the_namespace_a_change_of_our_own_table_is_still_mended(lab: Lab, plane: str, foreign: str) -> None:
-    ruleset = opened(lab, rules.host(4789))
+    ruleset = opened(lab, rules.host(4789, "192.0.2.1"))
     far = rules.tunnel_elements(["192.0.2.9"])
     ruleset.begin(far, keep=False)
     shell(plane, "nft", "add table inet other")
@@ -152,12 +152,12 @@ def test_where_others_share_the_namespace_a_change_of_our_own_table_is_still_men
 
 
 def test_hosts_of_both_families_are_let_in(lab: Lab, plane: str) -> None:
-    ruleset = opened(lab, rules.host(4789))
+    ruleset = opened(lab, rules.host(4789, "192.0.2.1"))
     ruleset.begin(rules.tunnel_elements(["192.0.2.9", "2001:db8::9", "2001:0db8:0::9"]), keep=False)
     listed = shell(plane, "nft", "list", "table", "inet", "kumo_4789")
     assert "192.0.2.9" in listed and listed.count("2001:db8::9") == 1
     ruleset.close()
-    again = opened(lab, rules.host(4789))
+    again = opened(lab, rules.host(4789, "192.0.2.1"))
     before = counts()
     again.begin(rules.tunnel_elements(["192.0.2.9", "2001:db8::9"]), keep=False)
     assert counts() == before
