@@ -31,6 +31,12 @@ status:  ## what runs
 logs:  ## the ends of all logs; NAME=kumo-agent follows one
 	@$(PYTHON) -m deploy.look logs $(NAME)
 
+snapshot:  ## save what the region's store knows; FILE=/path/to/snapshot
+	@$(PYTHON) -m deploy.snapshot save $(FILE)
+
+restore:  ## go back to what was saved; FILE=/path/to/snapshot
+	@$(PYTHON) -m deploy.snapshot restore $(FILE)
+
 shell:  ## a shell inside the region's host: its processes, its libvirt
 	@$(PYTHON) -m deploy.look shell
 

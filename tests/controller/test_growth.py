@@ -31,8 +31,8 @@ from tests.pki import Pki
 from tests.residents import grown, lengths
 from tests.soak import count
 
-SERVERS = count(32, 2_000)
-PORTS = count(600, 100_000)
+SERVERS = count(16, 2_000)
+PORTS = count(300, 100_000)
 STAYING = 200
 IN_FLIGHT = 16
 MOST_RATIO = 1.2
