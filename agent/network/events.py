@@ -75,5 +75,11 @@ class Events:
                 self._wake(link.name)
                 if kind == nl.RTM_DELLINK and body[0] != socket.AF_BRIDGE:  # that one says that it left a bridge
                     del self._names[link.index]
-            elif kind == nl.RTM_DELNEIGH and (name := self._names.get(struct.unpack_from("=4xi", body)[0])):
-                self._wake(name)
+            elif kind in (nl.RTM_NEWNEIGH, nl.RTM_DELNEIGH):
+                self._on_entry(kind, *struct.unpack_from("=4xiH", body))
+
+    def _on_entry(self, kind: int, index: int, state: int) -> None:
+        """What is gone may have been ours; what is new counts only if it does not age."""
+        name = self._names.get(index)
+        if name is not None and (kind == nl.RTM_DELNEIGH or state & (links.NUD_NOARP | links.NUD_PERMANENT)):
+            self._wake(name)

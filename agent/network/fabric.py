@@ -102,7 +102,7 @@ class Fabric:
         found: set[Entry] = set()
         tunnel, bridge = links.get(self._plane, names.tunnel(network.vni)), self.bridge(network.vni)
         if tunnel is not None:
-            found |= {Entry(FAR if far else FDB, mac, far) for mac, far in links.stations(self._plane, tunnel.index)}
+            found |= {Entry(FAR if far else FDB, mac, far) for mac, far in links.stations(self._plane, tunnel)}
         if bridge is not None:
             found |= {Entry(ARP, mac, address) for address, mac in links.neighbours(self._plane, bridge.index)}
         return frozenset(found)

@@ -221,6 +221,7 @@ class KernelDriver:
         tap = links.get(self._route, port.tap)
         if tap is not None:
             links.plug(self._route, tap, links.need(self._route, names.bridge(port.vni)), port.mac, port.mtu)
+            links.keep_only_station(self._route, tap, port.mac)
 
     async def remove_tap(self, tap: str) -> None:
         await self._do(self._remove_tap, tap)

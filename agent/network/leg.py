@@ -67,7 +67,7 @@ class MetadataLegs:
             return False
         if (leg.kind, leg.mtu, leg.up, leg.master) != ("veth", network.mtu, True, bridge.index) or not leg.has_flags(_FLAGS):
             return False
-        if (names.METADATA_MAC, "") not in links.stations(self._plane, leg.index):
+        if links.stations(self._plane, leg) != {(names.METADATA_MAC, "")}:
             return False
         with self._inside(network.vni) as route:
             inner = links.get(route, INNER)
@@ -94,6 +94,7 @@ class MetadataLegs:
                 links.change(leg.index, up=True),
             ]
         )
+        links.keep_only_station(self._plane, leg, names.METADATA_MAC)
 
     def _create(self, network: Network) -> None:
         with open(self.path(network.vni), "rb") as namespace:

@@ -173,21 +173,29 @@ def take_all(route: nl.Netlink, bodies: list[bytes]) -> None:
             raise failure
 
 
-def stations(route: nl.Netlink, link: int) -> set[tuple[str, str]]:
-    """Return (MAC, tunnel address or "") of the static entries of one link, on its bridge and, for a tunnel, of its own."""
+def stations(route: nl.Netlink, link: Link) -> set[tuple[str, str]]:
+    """Return (MAC, tunnel address or "") of the entries of one link that do not age, on its bridge and, for a tunnel, of its own.
+
+    Those that say "this address is the host's" count too, but for that of the link itself, which the kernel makes.
+    """
     found: set[tuple[str, str]] = set()
-    for body in route.call(nl.RTM_GETNEIGH, nl.NLM_F_DUMP, _neighbour(_socket.AF_BRIDGE, link, 0, 0)):
+    for body in route.call(nl.RTM_GETNEIGH, nl.NLM_F_DUMP, _neighbour(_socket.AF_BRIDGE, link.index, 0, 0)):
         index, state, flags = struct.unpack_from("=4xiHB", body)
         attributes = nl.attributes(body[12:])
         mac = attributes.get(NDA_LLADDR, b"").hex(":")
-        if index != link or not state & (NUD_NOARP | NUD_PERMANENT):
+        if index != link.index or not state & (NUD_NOARP | NUD_PERMANENT):
             continue
         if NDA_DST in attributes:
             family = _socket.AF_INET if len(attributes[NDA_DST]) == 4 else _socket.AF_INET6
             found.add((mac, _socket.inet_ntop(family, attributes[NDA_DST])))
-        elif flags & NTF_SELF == 0 and not state & NUD_PERMANENT:  # a permanent one is the address of the link itself
+        elif flags & NTF_SELF == 0 and mac != link.mac:
             found.add((mac, ""))
     return found
+
+
+def keep_only_station(route: nl.Netlink, link: Link, mac: str) -> None:
+    """Remove what somebody entered for a link that is behind a bridge's port for one address alone."""
+    take_all(route, [station(link.index, other) for other, far in stations(route, link) if other != mac and not far])
 
 
 def neighbours(route: nl.Netlink, link: int) -> set[tuple[str, str]]:
@@ -232,7 +240,7 @@ def plug(route: nl.Netlink, tap: Link, bridge: Link, mac: str, mtu: int) -> None
 
 
 def is_plugged(route: nl.Netlink, tap: Link, bridge: Link, mac: str) -> bool:
-    return tap.up and tap.master == bridge.index and tap.has_flags(TAP_FLAGS) and (mac, "") in stations(route, tap.index)
+    return tap.up and tap.master == bridge.index and tap.has_flags(TAP_FLAGS) and stations(route, tap) == {(mac, "")}
 
 
 def is_taken(error: OSError) -> bool:

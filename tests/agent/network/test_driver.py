@@ -255,6 +255,39 @@ async def test_rules_that_somebody_flushed_come_back(host: Host, rig: Rig) -> No
         await rig.wait(lambda: host.state().count(f'"{tap}"') == 3)
 
 
+async def test_entries_that_somebody_planted_are_taken_out(lab: Lab) -> None:
+    """Each would lead a guest's frames elsewhere: to a strange host, to every host, to another guest, or to nobody."""
+    host = KernelHost(lab)
+    async with running(start(host)) as rig:
+        network, port = await bound_port(rig)
+        remote = RemotePort(mac="02:bb:00:00:00:01", addresses=["10.0.0.201"], tunnel_address="192.0.2.9")
+        await rig.put_network(network, VNI, remotes=(remote,))
+        assert host.add_tap(port)
+        await rig.until(port, PortFacts.BOUND, plugged=True)
+        await rig.wait(lambda: remote.mac in host.state())
+        bridge, tunnel, tap, leg = names.bridge(VNI), names.tunnel(VNI), names.tap(port), names.metadata_leg(VNI)
+        stranger = "02:66:00:00:00:66"
+        planted = [
+            ("bridge", "fdb", "add", stranger, "dev", tunnel, "dst", "198.51.100.6", "self", "permanent"),
+            ("bridge", "fdb", "add", "00:00:00:00:00:00", "dev", tunnel, "dst", "198.51.100.6", "self", "permanent"),
+            ("bridge", "fdb", "replace", remote.mac, "dev", tunnel, "dst", "198.51.100.6", "self", "permanent"),
+            ("bridge", "fdb", "add", stranger, "dev", tap, "master", "static"),
+            ("bridge", "fdb", "add", stranger, "dev", tap, "master", "permanent"),
+            ("bridge", "fdb", "add", stranger, "dev", leg, "master", "static"),
+            ("ip", "neigh", "add", "10.0.0.66", "lladdr", stranger, "dev", bridge, "nud", "permanent"),
+        ]
+
+        def entries() -> set[str]:
+            listed = shell(lab.plane, "bridge", "fdb") + shell(lab.plane, "ip", "neigh")
+            return {line for line in listed.splitlines() if not re.search("33:33|01:00:5e", line)}
+
+        before = entries()
+        for command in planted:
+            shell(lab.plane, *command)
+            await rig.wait(lambda: entries() == before)
+        await rig.until(port, PortFacts.BOUND, plugged=True)
+
+
 async def test_strays_are_removed_and_what_is_foreign_stays(host: Host) -> None:
     async with running(start(host)) as rig:
         network, _ = await bound_port(rig)
