@@ -10,15 +10,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from controller.cell import ends, housekeeping
 from controller.cell.plane import CellPlane
 from controller.region import requests
 from controller.region.sweep import Sweep
+from kumo.api.cell.v1.record_pb2 import End
 from kumo.api.network.v1 import network_pb2, port_pb2
 from kumo.clock import SystemClock
 from kumo.errors import Aborted, Unavailable
-from kumo.ids import new_uid
+from kumo.ids import is_uid, new_uid
 from kumo.store.client import Etcd, Patience
 from tests.controller.cell.world import Cloud, RunningAgent
 from tests.controller.region.cell_double import CellDouble
@@ -89,6 +91,10 @@ async def sweep_cell(plane: CellPlane) -> None:
     await housekeeping.clean(cell)
 
 
+def labels() -> set[str]:
+    return {value for metric in REGISTRY.collect() for sample in metric.samples for value in sample.labels.values()}
+
+
 def kept_files(agent: RunningAgent) -> dict[str, set[str]]:
     return {folder.name: {path.name for path in folder.iterdir()} for folder in (agent.state / "kept").iterdir() if folder.is_dir()}
 
@@ -121,6 +127,8 @@ async def test_servers_that_came_and_went_leave_nothing_in_stores_and_memory(clo
         assert await all_that_is_kept() == before
         assert [one for one in grown(resident, by=SERVERS) if not one.startswith(BOUNDED)] == []
 
+        assert [label for label in labels() if is_uid(label) or "/s1" in label] == [], "metrics know no single thing"
+
         async def all_tombstones_are_acknowledged() -> bool:
             kept = kept_files(agent)
             return all(kept[kind] <= kept[f"{kind}-ended"] for kind in ("servers", "ports"))
@@ -130,6 +138,30 @@ async def test_servers_that_came_and_went_leave_nothing_in_stores_and_memory(clo
         assert list((agent.state / "guests" / "servers").iterdir()) == []
         assert list((agent.state / "guests" / "ports").iterdir()) == []
         assert [path for path in (agent.state / "consoles").iterdir() if path.is_file()] == []
+
+
+async def test_a_cell_keeps_a_tombstone_until_an_hour_after_it_was_acknowledged(cloud: Cloud) -> None:
+    async with AsyncExitStack() as stack:
+        agent = await stack.enter_async_context(cloud.agent())
+        cell = await stack.enter_async_context(cloud.lead())
+        rig = await stack.enter_async_context(region_of(cloud))
+        await furnish(rig, agent)
+        await churn_servers(rig, 1)
+        await until_at_rest(cell)
+        now = cell.leadership.term().cell
+        uids = now.records.ends.uids()
+        assert len(uids) >= 4, "a server, its disk, its attachment, its port"
+        for ahead, stays in ((timedelta(minutes=59), True), (timedelta(minutes=61), False)):
+            later = replace(now, clock=Later(ahead))
+            for uid in uids:
+                assert (await ends.sweep(later, uid) is not None) == stays
+            assert set(now.records.ends.uids()) == (set(uids) if stays else set())
+        not_acknowledged = End(name="n", uid=new_uid(), kind="server")
+        change = now.ledger.change()
+        change.put(not_acknowledged, replaces=0)
+        await now.ledger.commit(change)
+        assert await ends.sweep(replace(now, clock=Later(timedelta(days=365))), not_acknowledged.uid) is None
+        assert now.records.ends.uids() == [not_acknowledged.uid], "however long it takes"
 
 
 @pytest.fixture
