@@ -1,6 +1,7 @@
 """The region's plane of one process: its store, its listener with every public service, and its part in the election. Wiring alone."""
 
 import asyncio
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,7 @@ async def run_region(
     tls = ServerTls(config.plane_tls(REGION_PLANE), require_client=False)
     async with Etcd(plane_config.store, store_tls) as etcd:
         require_supported(await etcd.connect(), lab=plane_config.lab)
-        plane = await Plane.open(etcd, region_prefix(config.region), format_version=FORMAT_VERSION, sources=Sources(clock=clock))
+        plane = await Plane.open(etcd, region_prefix(config.region), format_version=FORMAT_VERSION, sources=Sources(clock, random.Random()))
         tables = Tables(plane)
         silences = Silences(tables.cells)
         region = Region(plane, tables, Events(tables.events, clock), Usage(plane), silences)

@@ -1,0 +1,35 @@
+"""Runs seeds by hand.
+
+usage: PYTHONHASHSEED=0 python -m tests.simulation --seeds 1000-2000 | --seed 17 [--log]
+"""
+
+import argparse
+import os
+import sys
+
+from tests.simulation.run import run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation")
+    parser.add_argument("--seeds", default="0-200", help="from-to, without the last")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--log", action="store_true", help="print every commit and call")
+    arguments = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is of it
+        os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
+    first, _, last = arguments.seeds.partition("-")
+    seeds = [arguments.seed] if arguments.seed is not None else range(int(first), int(last))
+    outcomes = run(seeds, lines=arguments.log)
+    failed = [outcome for outcome in outcomes if outcome.broken]
+    for outcome in failed[:5] if arguments.seed is None else outcomes:
+        print(f"seed {outcome.seed}: {outcome.log}, {outcome.commits} commits, {outcome.virtual_s:.1f} s in {outcome.wall_s:.2f} s")
+        print("\n".join([*outcome.story, *(f"BROKEN {what}" for what in outcome.broken)]))
+    print(f"{len(outcomes)} seeds, {len(failed)} failed: {[outcome.seed for outcome in failed]}")
+    wall = sum(outcome.wall_s for outcome in outcomes)
+    print(f"{sum(outcome.virtual_s for outcome in outcomes):.0f} simulated seconds in {wall:.1f} s of processor")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

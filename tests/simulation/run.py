@@ -1,0 +1,244 @@
+"""Runs seeds. A region is made once; each seed is a fork of the process it lives in, so that all begin alike and none sees another.
+
+A seed's log is every commit and every call, in order: two runs of one seed have the same, or something is not under control.
+"""
+
+import asyncio
+import contextlib
+import gc
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from deploy.namespace import CLONE_NEWNS, MS_REC, MS_SLAVE, mount, unshare
+from kumo.store.etcd import kv_pb2
+from tests.controller.planes.work import furnish
+from tests.simulation import sources
+from tests.simulation.invariants import Judge
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.story import FAULTS_S, NAMES, Broken, Faults, Users
+from tests.simulation.wire import Wire
+from tests.simulation.world import HOSTS, World, agent_address, make_certificates
+
+REST_S = 120.0
+_now = time.perf_counter  # the machine's, also once time is virtual
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run. `broken` says what did not hold; `log` is the digest of all that happened."""
+
+    seed: int
+    broken: tuple[str, ...]
+    log: str
+    commits: int
+    virtual_s: float
+    wall_s: float
+    story: tuple[str, ...] = ()
+
+
+class Log:
+    """The digest of commits and calls."""
+
+    def __init__(self, world: World) -> None:
+        self._digest = hashlib.sha256()
+        self._world = world
+        self.commits = 0
+        self.lines: list[str] | None = None
+        world.data.on_commit.append(self.committed)
+        world.wire.on_call = self.called
+
+    def committed(self, revision: int, events: list[kv_pb2.Event]) -> None:
+        self.commits += 1
+        for event in events:
+            value = hashlib.sha256(event.kv.value).hexdigest()[:8]
+            self._note(f"{revision} {'-' if event.type else '+'}{event.kv.key.decode()} {value}")
+
+    def called(self, client: str, path: str) -> None:
+        self._note(f"{client} {path}")
+
+    def _note(self, text: str) -> None:
+        line = f"{self._world.loop.time():.6f} {text}"
+        self._digest.update(line.encode())
+        if self.lines is not None:
+            self.lines.append(line)
+
+    def digest(self) -> str:
+        return self._digest.hexdigest()[:16]
+
+
+async def _tell(world: World, seed: int, lines: list[str] | None) -> Outcome:
+    """One story, from the furnished region to the last thing that was looked at."""
+    began = _now()
+    log, judge, rng = Log(world), Judge(world), random.Random(seed)
+    log.lines = lines
+    users, faults = Users(world, rng), Faults(world, rng)
+    until_s = world.loop.time() + FAULTS_S
+    looking = asyncio.ensure_future(_look(judge))
+    broken: list[str] = []
+    try:
+        async with asyncio.timeout(FAULTS_S + 3 * REST_S):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(faults.happen(until_s))
+                for name in NAMES:
+                    tasks.create_task(users.live(name, until_s))
+            world.say("calm")
+            await _rest(world, lambda: judge.unsettled(users))
+            async with asyncio.TaskGroup() as tasks:
+                for name in list(users.wanted):
+                    tasks.create_task(users.delete(name))
+            await _rest(world, lambda: _said(judge.left_over()))
+    except TimeoutError:
+        broken.append("the story did not come to its end")
+    except Broken as error:
+        broken.append(str(error))
+    except BaseExceptionGroup as group:
+        broken += [f"{error!r}" for error in group.exceptions]
+    looking.cancel()
+    broken += judge.broken
+    return Outcome(seed, tuple(broken), log.digest(), log.commits, world.loop.time(), _now() - began, tuple(world.events))
+
+
+async def _said(text: str) -> str:
+    return text
+
+
+async def _look(judge: Judge) -> None:
+    while True:
+        await asyncio.sleep(0.1)
+        judge.look()
+
+
+async def _rest(world: World, unsettled: Callable[[], "asyncio.Future[str] | object"]) -> None:
+    """Wait until nothing is unsettled. Raises Broken with what still is."""
+    end = world.loop.time() + REST_S
+    while what := await unsettled():  # type: ignore[misc]  # both kinds are awaited
+        if world.loop.time() > end:
+            raise Broken(f"not settled: {what}")
+        await asyncio.sleep(0.3)
+
+
+# ---- processes
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="kumo-simulation-", dir="/dev/shm"))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def run(seeds: Iterable[int], *, mutate: Callable[[], None] | None = None, lines: bool = False) -> list[Outcome]:
+    """Run each seed, in a process of its own each, two at a time. `mutate` breaks the product first."""
+    with _folder() as folder:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(reading)
+            _be_template(folder, list(seeds), writing, mutate, lines)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            text = pipe.read().decode()
+        _, status = os.waitpid(pid, 0)
+    if status:
+        raise RuntimeError(f"the simulation did not begin: {text}")
+    return sorted((_outcome(line) for line in text.splitlines()), key=lambda outcome: outcome.seed)
+
+
+def _outcome(line: str) -> Outcome:
+    kept = json.loads(line)
+    return Outcome(**{key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()})
+
+
+def _be_template(folder: Path, seeds: list[int], writing: int, mutate: Callable[[], None] | None, lines: bool) -> None:
+    """Furnish a region, and fork for each seed. Never returns."""
+    code = 1
+    try:
+        logging.disable(logging.CRITICAL)
+        sys.unraisablehook = lambda _: None
+        make_certificates(folder / "pki")
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        loop = VirtualLoop(0)
+        rng = random.Random(0)
+        wire = Wire(loop, rng)
+        sources.install(loop, wire, rng)
+        if mutate is not None:
+            mutate()
+        asyncio.set_event_loop(loop)
+        world = World(loop, wire, rng, folder / "state", folder / "pki")
+        loop.run_until_complete(_template(world, seeds, writing, lines))
+        code = 0
+    except BaseException as error:  # noqa: BLE001  # it is told to whoever asked
+        os.write(writing, f"{error!r}"[:2000].encode())
+    finally:
+        os._exit(code)
+
+
+async def _template(world: World, seeds: list[int], writing: int, lines: bool) -> None:
+    for name in world.processes:
+        world.start(name)
+    keeping = asyncio.ensure_future(world.wire.keep())
+    await asyncio.sleep(1.0)
+    await furnish(world.api("c1"), world.api("c2"), {host: agent_address(host) for host in HOSTS})
+    # A first server leaves what stays: the cell learns of the network, and the code of what it needs.
+    first = Users(world, random.Random(0))
+    await first.create("s0")
+    await _rest(world, lambda: Judge(world).unsettled(first))
+    await first.delete("s0")
+    world.events.clear()
+    world.data.on_commit.clear()
+    running = 0
+    for seed in seeds:
+        if running == 2:
+            os.wait()
+            running -= 1
+        if not os.fork():
+            await _be_seed(world, seed, writing, lines)
+        running += 1
+    while running:
+        os.wait()
+        running -= 1
+    keeping.cancel()
+
+
+async def _be_seed(world: World, seed: int, writing: int, lines: bool) -> None:
+    """Have files of one's own under the old names, and chance of one's own; tell the story; end."""
+    asyncio._set_running_loop(world.loop)  # a fork has none until it is told
+    try:
+        unshare(CLONE_NEWNS)
+        mount("none", "/", flags=MS_REC | MS_SLAVE)
+        there = world.folder.with_name("there")
+        there.mkdir(exist_ok=True)
+        mount("tmpfs", str(there), "tmpfs", 0, "size=256m")
+        shutil.copytree(world.folder, there / "state", symlinks=True)
+        mount(str(there / "state"), str(world.folder), "", 4096)
+        world.rng.seed(seed)
+        world.loop.rng.seed(seed + 1)
+        noted: list[str] | None = [] if lines else None
+        outcome = await _tell(world, seed, noted)
+        kept = asdict(outcome) | ({"story": [*outcome.story, *(noted or ())]} if lines or outcome.broken else {"story": []})
+    except BaseException as error:  # noqa: BLE001  # a run that cannot be is a run that failed
+        kept = asdict(Outcome(seed, (f"the run failed: {error!r}",), "", 0, world.loop.time(), 0.0))
+    data = json.dumps(kept).encode() + b"\n"
+    # One write, not longer than a pipe takes at once, or two runs' lines would mix.
+    with contextlib.suppress(OSError):
+        import fcntl
+
+        with open(world.folder.with_name("lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            while data:
+                data = data[os.write(writing, data) :]
+    os._exit(0)
