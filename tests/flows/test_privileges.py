@@ -46,7 +46,8 @@ def test_every_process_has_the_rights_of_the_table_and_no_other_runs(cloud: Clou
         for thread in Path(f"/proc/{pid}/task").iterdir():
             assert rights_of(status(thread)) == there, (name, thread.name)
         seen.add(name)
-    assert seen == RIGHTS.keys() - {"image program"}
+    # Of the image child a test of its own tells; two processes for the two planes are in a lab of several hosts.
+    assert seen == RIGHTS.keys() - {"image program", "kumo-controller-region", "kumo-controller-cell"}
 
 
 def test_qemu_is_told_to_lock_itself_in(cloud: Cloud) -> None:
