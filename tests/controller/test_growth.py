@@ -53,6 +53,9 @@ class Later(SystemClock):
     def now(self) -> datetime:
         return super().now() + self.ahead
 
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead.total_seconds()
+
 
 async def in_flight(number: int, work: Callable[[int], Awaitable[None]]) -> None:
     """Do `work` for each number, some at a time."""
