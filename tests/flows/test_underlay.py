@@ -70,6 +70,24 @@ def test_a_server_of_another_network_with_the_same_addresses_reaches_nobody(plac
     assert place.first.succeeds(f"ping -c 2 -W 1 {SECOND}"), "the same does pass on the network"
 
 
+def test_a_false_address_is_not_let_through_to_the_other_host_and_the_true_one_is(place: Place) -> None:
+    place.first.run("ip addr add 10.9.0.77/24 dev eth0")
+    try:
+        assert not place.first.succeeds(f"ping -c 2 -W 1 -I 10.9.0.77 {SECOND}")
+        assert place.first.succeeds(f"ping -c 2 -W 1 -I {FIRST} {SECOND}")
+    finally:
+        place.first.run("ip addr del 10.9.0.77/24 dev eth0")
+
+
+def test_each_host_knows_where_the_ports_of_others_are_and_floods_nothing(place: Place) -> None:
+    """`leaf` has a server on one host alone: nobody else carries it, and its tunnel leads nowhere."""
+    entries = {host: place.hosts.plane(host, "bridge", "fdb") for host in ("h1", "h2")}
+    far = {host: set(re.findall(r"^(\S+) dev \S+ dst (\S+)", listed, re.MULTILINE)) for host, listed in entries.items()}
+    mac = {name: place.hosts.json("port", "show", name)["spec"]["mac"] for name in ("first", "second")}
+    tunnel = {host: place.hosts.node(host).addresses.tunnel for host in ("h1", "h2")}
+    assert far == {"h1": {(mac["second"], tunnel["h2"])}, "h2": {(mac["first"], tunnel["h1"])}}
+
+
 def test_tunnels_run_on_the_tunnel_plane_alone(place: Place) -> None:
     """Each frame between the hosts leaves by the device that has the tunnel address."""
     node = place.hosts.node("h1")
