@@ -1,6 +1,7 @@
 """Answers kumo.api.cell.v1.Hosts: hosts are the cell's own, and an operator changes them here, through the region or without it."""
 
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from protovalidate import Validator
@@ -45,6 +46,7 @@ class Hosts(HostsServicer):
             return known
         if _by_name(cell, name) is not None:
             raise AlreadyExists("ALREADY_EXISTS", f"{name} already exists", fix="choose another name", name=name)
+        _check_tunnel(cell, host)
         now = cell.now()
         host.create_time.FromDatetime(now)
         host.update_time.FromDatetime(now)
@@ -73,6 +75,7 @@ class Hosts(HostsServicer):
         if serialized(changed) == serialized(before):
             return host
         _check(changed)
+        _check_tunnel(cell, changed)
         changed.generation += int(changed.spec != before.spec)
         changed.update_time.FromDatetime(cell.now())
         if asked.validate_only:
@@ -160,6 +163,21 @@ def _check(host: Host) -> None:
     if violations:
         field = f"host.{path_of(violations[0])}"
         raise InvalidArgument("FIELD_INVALID", f"{field} {violations[0].proto.message}", field=field, fix="change that field")
+
+
+def _check_tunnel(cell: Cell, host: Host) -> None:
+    """Raise FailedPrecondition if tunnels to other hosts of the cell could not be: both ends are IPv4, or both IPv6."""
+    # All others have one family, so that any of them tells it.
+    other = next((found for uid in cell.records.hosts.uids() if uid != host.uid and (found := cell.records.hosts.get(uid))), None)
+    ours, theirs = (ip_address(one.spec.tunnel_address).version for one in (host, other or host))
+    if other is not None and ours != theirs:
+        raise FailedPrecondition(
+            "TUNNELS_MIXED",
+            f"{host.spec.tunnel_address} is IPv{ours}, but {other.name} has the tunnel address {other.spec.tunnel_address}",
+            field="host.spec.tunnel_address",
+            fix="give all hosts of a cell tunnel addresses of one family",
+            name=other.name,
+        )
 
 
 def _without_identity(host: Host) -> Host:

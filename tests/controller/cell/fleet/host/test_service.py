@@ -56,6 +56,21 @@ async def test_a_host_of_another_cell_is_refused(cloud: Cloud) -> None:
         assert refused.value.field == "host.spec.cell"
 
 
+async def test_a_host_whose_tunnels_could_not_meet_those_of_others_is_refused(cloud: Cloud) -> None:
+    async with cloud.lead():
+        made = await _hosts(cloud, "CreateHost", _create("h8"))
+        request = _create("h9")
+        request.request.host.spec.tunnel_address = "fd4b:2::9"
+        with pytest.raises(FailedPrecondition) as refused:
+            await _hosts(cloud, "CreateHost", request)
+        assert refused.value.reason == "TUNNELS_MIXED" and made.name in refused.value.message
+        # The only host may change its family.
+        update = host_pb2.UpdateHostRequest(host=host_pb2.Host(name=made.name), update_mask=FieldMask(paths=["spec.tunnel_address"]))
+        update.host.spec.tunnel_address = "fd4b:2::8"
+        await _hosts(cloud, "UpdateHost", cell_pb2.UpdateHostRequest(request=update))
+        await _hosts(cloud, "CreateHost", request)
+
+
 async def test_only_what_the_mask_names_is_changed_and_a_stale_etag_is_refused(cloud: Cloud) -> None:
     async with cloud.lead():
         made = await _hosts(cloud, "CreateHost", _create("h9"))
