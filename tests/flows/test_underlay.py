@@ -8,6 +8,7 @@ import pytest
 
 from deploy.hello import IMAGE
 from deploy.lab.underlay import FOREIGN_FIREWALL
+from tests.flows.cloud import until
 from tests.flows.guest import Shell, shell
 from tests.flows.hosts import Hosts, running_hosts
 
@@ -43,13 +44,15 @@ def _furnished(hosts: Hosts, mtu: int) -> Iterator[Place]:
         hosts.kumo("port", "create", name, "--network", network, "--address", address)
         with hosts.only_on(host):
             hosts.kumo("server", "create", name, "--image", IMAGE, "--flavor", "tiny", "--port", name, "--no-wait")
-            hosts.kumo("server", "wait", name, "--for=Started", "--timeout", "60")
+            hosts.kumo("server", "wait", name, "--for=Placed", "--timeout", "60")
     for name, (_, _, host) in wanted.items():
         hosts.kumo("server", "wait", name, "--for=ready", "--timeout", "120")
         assert hosts.server(name)["status"]["host"] == f"hosts/{host}"
     with shell(hosts, "first") as first, shell(hosts, "second") as second, shell(hosts, "other") as other:
         yield Place(hosts, first, second, other, mtu)
     hosts.kumo("server", "delete", *wanted, "--wait", "--timeout", "60")
+    for host in ("h1", "h2"):
+        until(lambda host=host: not re.search("k[btv]", hosts.plane(host, "ip", "-br", "link")), f"{host} carries nothing")  # type: ignore[misc]
     hosts.kumo("port", "delete", *wanted, "--wait")
     hosts.kumo("subnet", "delete", "sky", "leaf", "--wait")
     hosts.kumo("network", "delete", "sky", "leaf", "--wait")
