@@ -58,12 +58,15 @@ class Member:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def program(self) -> list[str]:
+        return [str(binary()), *self._flags]
+
     def launch(self) -> None:
         """Start the process without waiting for it."""
         log = self.folder.parent / f"{self.name}.log"
         with log.open("ab") as output:
             # It dies with the tests, also when those are killed and can clean up nothing.
-            command = ["setpriv", "--pdeathsig", "KILL", str(binary()), *self._flags]
+            command = ["setpriv", "--pdeathsig", "KILL", *self.program()]
             self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
     def wait_until_open(self) -> None:

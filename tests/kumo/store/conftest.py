@@ -1,4 +1,7 @@
-"""One etcd member for all tests of the store that do not hurt it; each test has a prefix of its own."""
+"""One etcd member for all tests of the store that do not hurt it; each test has a prefix of its own.
+
+There are two such members, the real one and the one in memory that simulations run on: each test has to pass with both.
+"""
 
 import random
 from collections.abc import AsyncGenerator, Generator
@@ -9,11 +12,12 @@ from kumo.ids import new_uid
 from kumo.store.client import Etcd, Patience
 from kumo.store.plane import Plane
 from tests.etcd import Cluster, cluster
+from tests.simulation.etcd_process import memory_cluster
 
 
-@pytest.fixture(scope="session")
-def shared() -> Generator[Cluster, None, None]:
-    with cluster() as one:
+@pytest.fixture(scope="session", params=["etcd", "memory"])
+def shared(request: pytest.FixtureRequest) -> Generator[Cluster, None, None]:
+    with cluster() if request.param == "etcd" else memory_cluster() as one:
         yield one
 
 

@@ -116,6 +116,7 @@ async def test_progress_moves_an_idle_watch_past_a_compaction(shared: Cluster, e
             assert batch.events[0].kv.value == b"after"
 
 
+@pytest.mark.parametrize("shared", ["etcd"], indirect=True)
 async def test_progress_never_covers_an_event_that_is_yet_to_come(shared: Cluster, etcd: Etcd) -> None:
     """The gate for versions of etcd whose progress answers may be believed; it looks at the stream itself."""
     covered = late = events = answers = 0

@@ -82,6 +82,7 @@ def spawn(address: str, prefix: str, name: str, ttl_s: int = _TTL_S) -> subproce
     return subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.parametrize("shared", ["etcd"], indirect=True)
 async def test_a_killed_frozen_or_stopped_leader_is_followed_and_never_writes_again(shared: Cluster, etcd: Etcd, plane: Plane) -> None:
     async with judged(etcd, plane) as history:
         with candidates(shared.addresses[0], plane.keys.prefix) as processes:
@@ -102,6 +103,7 @@ async def test_a_killed_frozen_or_stopped_leader_is_followed_and_never_writes_ag
                     assert history.count_by(leader) == written
 
 
+@pytest.mark.parametrize("shared", ["etcd"], indirect=True)
 async def test_a_leader_that_is_asked_to_end_is_followed_without_waiting_for_its_lease(shared: Cluster, etcd: Etcd, plane: Plane) -> None:
     async with judged(etcd, plane) as history:
         with candidates(shared.addresses[0], plane.keys.prefix, ttl_s=120) as processes:
