@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
 _CHUNK = 65536
+_MOST_UNDER_WAY = 1024
 
 
 class Proxy:
@@ -20,6 +21,8 @@ class Proxy:
         self._answers = asyncio.Event()
         self._answers.set()
         self._writers: set[asyncio.StreamWriter] = set()
+        # How long each byte is under way, in each direction.
+        self.delay_s = 0.0
 
     @property
     def address(self) -> str:
@@ -72,8 +75,23 @@ class Proxy:
                     one.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_down: bool) -> None:
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MOST_UNDER_WAY)
+        async with asyncio.TaskGroup() as tasks:
+            delivering = tasks.create_task(self._deliver(under_way, writer, is_down=is_down))
+            with suppress(OSError):
+                while data := await reader.read(_CHUNK):
+                    await under_way.put((asyncio.get_running_loop().time() + self.delay_s, data))
+            await under_way.put((asyncio.get_running_loop().time() + self.delay_s, b""))
+            await delivering
+
+    async def _deliver(self, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, *, is_down: bool) -> None:
+        loop = asyncio.get_running_loop()
         with suppress(OSError):
-            while data := await reader.read(_CHUNK):
+            while True:
+                due, data = await under_way.get()
+                if not data:
+                    return
+                await asyncio.sleep(max(0.0, due - loop.time()))
                 if is_down:
                     await self._answers.wait()
                     self.bytes_down += len(data)

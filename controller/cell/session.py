@@ -32,7 +32,8 @@ from kumo.stamps import term_order
 log = get_logger(__name__)
 
 SILENT_S = 5.0
-_DIAL_S = 5.0
+# A connection and one call on it, over a way of two seconds.
+_DIAL_S = 12.0
 _COMMAND_S = 20.0
 _FIRST_BACKOFF_S, _MOST_BACKOFF_S = 0.1, 5.0
 _NOT_DIALLED = "it was not dialled yet"

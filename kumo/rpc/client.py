@@ -21,9 +21,12 @@ if TYPE_CHECKING:  # the CLI dials with the roots alone, and should not wait for
     from kumo.tls import Credentials
 
 MIB = 1 << 20
+# Together less than the five seconds in which a frozen peer has to be noticed, and the second more than the longest way there and
+# back that is put up with, which is two seconds.
 KEEPALIVE_S = 2.0
-KEEPALIVE_TIMEOUT_S = 1.0
-CONNECT_TIMEOUT_S = 3.0
+KEEPALIVE_TIMEOUT_S = 2.6
+# Three times that way, for TCP, TLS and HTTP/2, and some more.
+CONNECT_TIMEOUT_S = 7.0
 # What the answer needs to travel back: the callee gives up this much earlier than its caller.
 DEADLINE_MARGIN_S = 0.02
 

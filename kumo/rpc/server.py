@@ -41,7 +41,7 @@ class Port:
 # Clients of the API: 1.5 MiB is the largest record, an upload's piece 1 MiB, a page of a list 1 MiB and one record.
 PUBLIC = Port(True, 4 * MIB, 8 * MIB, 10_000, 3600.0, 20.0, 5.0, Limits(256, 256))
 # Kumo's own processes: few peers, which carry the calls of many; whole records and batches of facts; a frozen peer is noticed within 5 s.
-INTERNAL = Port(False, 16 * MIB, 16 * MIB, 4_096, 900.0, 2.0, 1.5, Limits(4_096, 4_096))
+INTERNAL = Port(False, 16 * MIB, 16 * MIB, 4_096, 900.0, 2.0, 2.6, Limits(4_096, 4_096))
 
 # Clients ping every 2 s (kumo.rpc.client); a server that expects less is told "too many pings" and hung up on.
 LEAST_PING_INTERVAL_S = 1.0

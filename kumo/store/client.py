@@ -5,6 +5,7 @@ raised as Unknown, since it may have happened.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -59,7 +60,7 @@ _MEMBERS = _Method("/etcdserverpb.Cluster/MemberList", pb.MemberListRequest, pb.
 @dataclass(frozen=True)
 class Patience:
     """How long the client waits: for one try, for a request with its repetitions, for somebody who takes requests at all, and for a
-    sign of life of the watch stream.
+    sign of life of the watch stream. Where the way to etcd is long, as answers show, that much longer.
     """
 
     per_try_s: float = 0.8
@@ -120,7 +121,8 @@ class Etcd:
         return version
 
     def silent_s(self) -> float:
-        return self._stream.silent_s()
+        """What the way to etcd and back explains is no silence."""
+        return max(0.0, self._stream.silent_s() - 2 * self._endpoints.current().round_trip_s)
 
     async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
         return await self._call(_RANGE, request)
@@ -144,6 +146,8 @@ class Etcd:
 
     async def lease(self, ttl_s: int) -> "Lease":
         """Be granted a lease and keep it alive until it is revoked."""
+        # Half of a lease has to be left when the answer to a keepalive is here, or a long way would end it for ever.
+        ttl_s = max(ttl_s, math.ceil(ttl_s / 2 + 2 * self._endpoints.current().round_trip_s))
         sent_at = self._clock.monotonic()
         granted = await self._call(_GRANT, pb.LeaseGrantRequest(TTL=ttl_s))
         kept = Lease(self, KeptLease(self._endpoints, granted.ID, granted.TTL, clock=self._clock, granted_after=sent_at))
@@ -163,7 +167,8 @@ class Etcd:
         answers: dict[str, pb.StatusResponse] = {}
         for endpoint in self._endpoints.all():
             try:
-                answers[endpoint.address] = await self._try(_STATUS, pb.StatusRequest(), endpoint, self._patience.per_try_s)
+                patience_s = self._patience.per_try_s + endpoint.allowance_s
+                answers[endpoint.address] = await self._try(_STATUS, pb.StatusRequest(), endpoint, patience_s)
             except (Unknown, StoreUnreachable):
                 continue
         return answers
@@ -187,12 +192,12 @@ class Etcd:
     async def _call(self, method: _Method[Request, Response], request: Request, timeout_s: float | None = None) -> Response:
         """Send until answered or out of time; see the module for what is sent again."""
         began = self._clock.monotonic()
-        deadline = began + (timeout_s or self._patience.request_s)
+        deadline = began + (timeout_s or self._patience.request_s + 2 * self._endpoints.current().round_trip_s)
         while True:
-            left_s = deadline - self._clock.monotonic()
-            per_try_s = min(left_s, timeout_s or self._patience.per_try_s)
+            left_s, endpoint = deadline - self._clock.monotonic(), self._endpoints.current()
+            per_try_s = min(left_s, timeout_s or self._patience.per_try_s + endpoint.allowance_s)
             try:
-                return await self._try(method, request, self._endpoints.current(), max(per_try_s, 0.001))
+                return await self._try(method, request, endpoint, max(per_try_s, 0.001))
             except (Unknown, StoreUnreachable) as error:
                 is_safe = method.is_read or isinstance(error, StoreUnreachable)
                 if not is_safe:
@@ -218,11 +223,16 @@ class Etcd:
         except grpc.aio.AioRpcError as error:
             code, text = error.code(), error.details() or ""
             outcome = code.name.lower()
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                endpoint.silent_for(timeout_s)
             if is_endpoint_fault(code, text):
                 self._endpoints.fault(endpoint, f"{code.name}: {text}")
             raise translate(code, text) from error
         finally:
-            REQUESTS.labels(name, outcome).observe(self._clock.monotonic() - started)
+            took_s = self._clock.monotonic() - started
+            REQUESTS.labels(name, outcome).observe(took_s)
+        if method is not _COMPACT and method is not _DEFRAGMENT:
+            endpoint.answered(took_s)
         self._check_cluster(answer)
         return answer
 

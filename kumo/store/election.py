@@ -21,7 +21,6 @@ log = get_logger(__name__)
 
 _TTL_S = 4
 _RETRY_S = (0.1, 0.4)
-_CATCH_UP_S = 2.0
 
 Leading = Callable[[Term], Awaitable[None]]
 

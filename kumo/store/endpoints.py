@@ -17,6 +17,8 @@ from kumo.tls import TlsFiles
 log = get_logger(__name__)
 
 _QUARANTINE_S = 5.0
+# Whoever is further away than this is away.
+_LONGEST_WAY_S = 3.0
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.keepalive_time_ms", 10_000),
@@ -25,7 +27,7 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_permit_without_calls", 0),  # etcd answers idle pings by closing the connection
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 3_000),  # this is how long one attempt to connect may take
+    ("grpc.min_reconnect_backoff_ms", 7_000),  # this is how long one attempt to connect may take: three times the way there and back
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),  # a write must never be sent twice behind our back
 )
@@ -37,6 +39,26 @@ class Endpoint:
     def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
         self.address, self.channel = address, channel
         self.shunned_until = 0.0
+        # What an answer takes at present, as answers have shown.
+        self.round_trip_s = 0.0
+        self._waited_in_vain_s = 0.0
+
+    def answered(self, took_s: float) -> None:
+        """Learn from an answer. One that is slow may have been a slow request: only several make the way long."""
+        slower_s = max(0.0, took_s - self.round_trip_s)
+        is_first_after_silence = self._waited_in_vain_s > 0
+        self.round_trip_s = took_s if not slower_s or is_first_after_silence else self.round_trip_s + slower_s / 2
+        self.round_trip_s = min(self.round_trip_s, _LONGEST_WAY_S)
+        self._waited_in_vain_s = 0.0
+
+    def silent_for(self, waited_s: float) -> None:
+        """Learn that no answer came in that time: the next one may be waited for longer."""
+        self._waited_in_vain_s = min(max(self._waited_in_vain_s, waited_s), _LONGEST_WAY_S)
+
+    @property
+    def allowance_s(self) -> float:
+        """How much longer than usual one answer is waited for."""
+        return 2 * max(self.round_trip_s, self._waited_in_vain_s)
 
 
 class Endpoints:

@@ -1,6 +1,8 @@
 """Keeps one lease of etcd alive and says, no later than etcd can know it, that it is lost."""
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -56,26 +58,49 @@ class KeptLease:
             try:
                 if not await self._renew(call, endpoint):
                     return
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                self._endpoints.fault(endpoint, f"keepalive: {error!r:.200}")
             finally:
                 call.cancel()
             await self._clock.sleep(0.05)
 
     async def _renew(self, call: Any, endpoint: Endpoint) -> bool:  # Any: see stream.py
-        """Send keepalives on one stream; False when etcd says that the lease is gone, True when another stream is needed."""
+        """Keep the lease on one stream; False when etcd says that it is gone, True when another stream is needed.
+
+        Keepalives are sent without waiting for answers: on a long way several are under way, and answers come in their order.
+        """
+        sent: deque[float] = deque()
+        async with asyncio.TaskGroup() as tasks:
+            sending, reading = tasks.create_task(self._send(call, sent)), tasks.create_task(self._read(call, sent, endpoint))
+            await asyncio.wait((sending, reading), return_when=asyncio.FIRST_COMPLETED)
+            is_known = reading.done()
+            sending.cancel()
+            reading.cancel()
+        return reading.result() if is_known else True
+
+    async def _send(self, call: Any, sent: deque[float]) -> None:
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the reader learns why
+            while True:
+                sent.append(self._clock.monotonic())
+                await call.write(rpc_pb2.LeaseKeepAliveRequest(ID=self.id))
+                await self._clock.sleep(self._ttl_s / 3)
+
+    async def _read(self, call: Any, sent: deque[float], endpoint: Endpoint) -> bool:
         while True:
-            sent_at = self._clock.monotonic()
+            left_s = self._deadline - self._clock.monotonic()
+            # Long enough for the next keepalive to be sent, and for its answer.
+            patience_s = 2 * self._ttl_s / 3 + endpoint.allowance_s
             try:
-                async with asyncio.timeout(max(0.01, min(self._ttl_s / 3, self._deadline - sent_at))):
-                    await call.write(rpc_pb2.LeaseKeepAliveRequest(ID=self.id))
+                async with asyncio.timeout(max(0.01, min(patience_s, left_s))):
                     answer = await call.read()
             except TimeoutError:
                 self._endpoints.fault(endpoint, "no answer to a keepalive")
+                return True
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                self._endpoints.fault(endpoint, f"keepalive: {error!r:.200}")
                 return True
             if not isinstance(answer, rpc_pb2.LeaseKeepAliveResponse):
                 return True
             if answer.TTL <= 0:
                 return False
+            sent_at = sent.popleft()
             self._deadline = sent_at + answer.TTL
-            await self._clock.sleep(self._ttl_s / 3)
+            endpoint.answered(self._clock.monotonic() - sent_at)

@@ -35,7 +35,7 @@ from kumo.store.v1 import values_pb2
 log = get_logger(__name__)
 
 _TOKEN_KEY_BYTES = 32
-_CATCH_UP_S = 3.0
+_CATCH_UP_S = 5.0
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ class WatchStream:
         """Watch from `start_revision`, which is never 0: "from now" would lose events to a cut before the first answer."""
         if start_revision < 1:
             raise ValueError("a watch starts at a revision")
+        if not self._watches:
+            self._answered_at = self._clock.monotonic()  # it had nothing to say
         self._last_id += 1
         watch = ResumingWatch(self, self._last_id, (key, range_end), start_revision)
         self._watches[watch.id] = watch
@@ -193,7 +195,8 @@ class WatchStream:
                         # etcd answers for progress only where something is watched: this silence says nothing.
                         reading.cancel()
                         return
-                    if self._clock.monotonic() - self._heard_at > self._silence_s:
+                    if self._clock.monotonic() - self._heard_at > self._silence_s + endpoint.allowance_s:
+                        endpoint.silent_for(self._clock.monotonic() - self._heard_at)
                         self._endpoints.fault(endpoint, "the watch stream is silent")
                         reading.cancel()
                         return

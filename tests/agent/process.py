@@ -40,6 +40,8 @@ class Agent:
     port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
     process: asyncio.subprocess.Process | None = None
+    # What comes before the program in its command.
+    before: tuple[str, ...] = ()
 
     def write_config(self, more: str = "") -> Path:
         tls = self.pki.files("a", "agent", self.host)
@@ -60,9 +62,8 @@ class Agent:
     async def start(self) -> None:
         path = self.write_config()
         with (self.directory / "agent.log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "agent.main", "--config", str(path), cwd=CHECKOUT, stderr=log, stdin=asyncio.subprocess.DEVNULL
-            )
+            command = [sys.executable, "-m", *self.before, "agent.main", "--config", str(path)]
+            self.process = await asyncio.create_subprocess_exec(*command, cwd=CHECKOUT, stderr=log, stdin=asyncio.subprocess.DEVNULL)
 
     async def end(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to the process and return how it ended."""

@@ -50,6 +50,7 @@ class Link:
     async def stream(self) -> AsyncIterator[grpc.aio.Channel]:
         """Give a channel for a stream; if that fails because its controller does not lead, or is away, the next one goes elsewhere."""
         channel = self.channel()
+        was_connected = channel.get_state() is grpc.ChannelConnectivity.READY
         try:
             yield channel
         except Error as error:
@@ -57,8 +58,8 @@ class Link:
                 raise self._leaderless() from error
             raise
         except TimeoutError:
-            # It may be frozen in such a way that its connection is not.
-            if channel is self._channel:
+            # It may be frozen in such a way that its connection is not; one that had to be connected to first is only far away.
+            if was_connected and channel is self._channel:
                 await self._turn("")
             raise
 

@@ -46,9 +46,9 @@ class Controller:
     own: Proxy
     store: Proxy
     lease_s: int = LEASE_S
-    # Settings that follow those of every process, and variables of its environment.
+    # Settings that follow those of every process, and what comes before the program in its command.
     more: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -77,11 +77,10 @@ class Controller:
         with self.log_file.open("ab") as log:
             # It dies with the tests, also when those are killed and can clean up nothing.
             self.process = await asyncio.create_subprocess_exec(
-                *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "controller.main", "--config", str(path)),
+                *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", *self.before, "controller.main", "--config", str(path)),
                 cwd=ROOT,
                 stderr=log,
                 stdin=asyncio.subprocess.DEVNULL,
-                env=os.environ | self.environment,
             )
 
     async def until_listening(self) -> None:
@@ -166,9 +165,10 @@ class Planes:
         return next(one for one in members.values() if one is not leader)
 
     @asynccontextmanager
-    async def agent(self, host: str) -> AsyncIterator[Agent]:
+    async def agent(self, host: str, before: tuple[str, ...] = ()) -> AsyncIterator[Agent]:
         """Run the agent of one host; all share one pool."""
         made = self.agents.get(host) or self._new_agent(host)
+        made.before = before
         await made.start()
         try:
             async with proxy_to(made.port) as proxy:
@@ -209,8 +209,10 @@ def _write_tls(pki: Pki, folder: Path, host: str) -> None:
 
 
 @asynccontextmanager
-async def planes(folder: Path, *, hosts: tuple[str, ...] = ("c1", "c2"), lease_s: int = LEASE_S) -> AsyncIterator[Planes]:
-    """Run etcd and the controllers of both planes, which answer when the block begins."""
+async def planes(
+    folder: Path, *, hosts: tuple[str, ...] = ("c1", "c2"), lease_s: int = LEASE_S, before: dict[str, tuple[str, ...]] | None = None
+) -> AsyncIterator[Planes]:
+    """Run etcd and the controllers of both planes, which answer when the block begins; `before` comes before the programs of a host."""
     pki = Pki(folder / "pki")
     (folder / "pki").mkdir()
     server = _store_files(folder)
@@ -225,7 +227,7 @@ async def planes(folder: Path, *, hosts: tuple[str, ...] = ("c1", "c2"), lease_s
             for plane, members in made.items():
                 own = await stack.enter_async_context(proxy_to(free_ports(1)[0]))
                 to_store = await stack.enter_async_context(proxy_to(store.members[0].port))
-                members[host] = Controller(plane, host, folder, own, to_store, lease_s)
+                members[host] = Controller(plane, host, folder, own, to_store, lease_s, before=(before or {}).get(host, ()))
         cells = "\n".join(f'{host} = "{one.own.address}"' for host, one in made["cell"].items())
         for one in made["region"].values():
             one.more = f"[region_plane.cells.{CELL}]\n{cells}\n"

@@ -17,8 +17,8 @@ from tests.controller.planes.processes import CELL, REGION, Controller, Planes, 
 from tests.controller.planes.work import until_gone, until_state, verb
 from tests.controller.region.region_process import Api
 
-BURST = 6
-QUIET_S = 1.0
+BURST = 4
+QUIET_S = 0.6
 
 
 @dataclass

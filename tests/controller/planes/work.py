@@ -18,9 +18,9 @@ from tests.controller.region.region_process import PROJECT, SMALL, Api, subnet_r
 IMAGE_BYTES = 1 << 18
 
 
-async def patiently(make: Callable[[], Awaitable[Any]]) -> Any:
+async def patiently(make: Callable[[], Awaitable[Any]], deadline_s: float = DEADLINE_S) -> Any:
     """Return what `make` returns; what is refused for now is asked again, as every client has to."""
-    async with asyncio.timeout(DEADLINE_S):
+    async with asyncio.timeout(deadline_s):
         while True:
             try:
                 return await make()
