@@ -5,6 +5,7 @@ that it recorded the end, and an hour more, so that a late duplicate of an older
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -25,6 +26,8 @@ log = get_logger(__name__)
 
 TOMBSTONE_AGE = timedelta(hours=1)
 COMMIT_WITHIN_S = 60.0
+# A clock that is put forward must not make a tombstone go while commands from before it may be under way.
+_AT_LEAST_S = 2 * COMMIT_WITHIN_S
 
 _TERMS = "terms"
 _LARGEST = "largest"
@@ -78,6 +81,9 @@ class Commands(Generic[C]):
         self._clock = clock or SystemClock()
         self._held: dict[str, C] = {}
         self._ended: dict[str, KeptEnd] = {}
+        # When this process heard of the acknowledgement, on the monotonic clock. What came before it started came on connections
+        # that ended with its predecessor.
+        self._heard_at: dict[str, float] = {}
         self._locks = KeyedLocks()
 
     def load(self) -> None:
@@ -120,14 +126,15 @@ class Commands(Generic[C]):
             async with self._locks.alone(uid):
                 if self.is_tombstone(uid) and uid not in self._ended:
                     await self._files.save(self._ended_kind, uid, end)
-                    self._ended[uid] = end
+                    self._ended[uid], self._heard_at[uid] = end, self._clock.monotonic()
 
     async def drop_old_tombstones(self) -> list[str]:
         """Forget what was acknowledged an hour ago or earlier, and return its uids."""
         dropped: list[str] = []
         oldest = self._clock.now() - TOMBSTONE_AGE
         for uid, end in list(self._ended.items()):
-            if end.acknowledge_time.ToDatetime(oldest.tzinfo) > oldest:
+            heard_s = self._clock.monotonic() - self._heard_at.get(uid, -math.inf)
+            if end.acknowledge_time.ToDatetime(oldest.tzinfo) > oldest or heard_s < _AT_LEAST_S:
                 continue
             async with self._locks.alone(uid):
                 if self._ended.get(uid) is not end:
@@ -140,6 +147,7 @@ class Commands(Generic[C]):
                     dropped.append(uid)
                 await self._files.remove(self._ended_kind, uid)
                 del self._ended[uid]
+                self._heard_at.pop(uid, None)
         return dropped
 
     async def _commit(self, command: C, not_after: float) -> None:

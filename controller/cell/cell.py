@@ -1,6 +1,6 @@
 """What every reconciler of a cell works with, as one value made once a term."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from controller.cell.agents import Agents
@@ -13,7 +13,10 @@ from kumo.clock import Clock
 
 @dataclass(frozen=True)
 class Cell:
-    """`underlay_mtu` is what the tunnels between hosts carry, in bytes of IP."""
+    """`underlay_mtu` is what the tunnels between hosts carry, in bytes of IP.
+
+    `acknowledged_at` says when ends were acknowledged in this term, on the monotonic clock.
+    """
 
     name: str
     underlay_mtu: int
@@ -23,6 +26,7 @@ class Cell:
     strangers: Strangers
     reporter: Reporter
     clock: Clock
+    acknowledged_at: dict[str, float] = field(default_factory=dict)
 
     def now(self) -> datetime:
         return self.clock.now()

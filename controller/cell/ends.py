@@ -1,5 +1,6 @@
 """Records that a thing is gone: everything about it leaves the store, and a tombstone stays until the region acknowledged it."""
 
+import math
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -15,6 +16,8 @@ from kumo.api.storage.v1.volume_pb2 import Volume
 from kumo.store.record import M
 
 KEPT = timedelta(hours=1)
+# Twice as long as any command may be under way: a clock that is put forward must not make an end forget what refuses late ones.
+_AT_LEAST_S = 120.0
 
 
 def add_end(cell: Cell, change: Change, view: View[M], uid: str, *, withdrawn: bool) -> None:
@@ -64,6 +67,7 @@ async def acknowledge(cell: Cell, uids: Iterable[str]) -> None:
         if end is None or end.HasField("acknowledge_time"):
             continue
         end.acknowledge_time.FromDatetime(cell.now())
+        cell.acknowledged_at[uid] = cell.clock.monotonic()
         change = cell.ledger.change()
         change.put(end, replaces=cell.records.ends.intent_revision(uid))
         await cell.ledger.commit(change)
@@ -74,9 +78,12 @@ async def sweep(cell: Cell, uid: str) -> float | None:
     end = cell.records.ends.get(uid)
     if end is None or not end.HasField("acknowledge_time"):
         return None
-    left = end.acknowledge_time.ToDatetime(cell.now().tzinfo) + KEPT - cell.now()
-    if left > timedelta():
-        return left.total_seconds() + 0.1
+    left_s = (end.acknowledge_time.ToDatetime(cell.now().tzinfo) + KEPT - cell.now()).total_seconds()
+    left_s = max(left_s, cell.acknowledged_at.get(uid, -math.inf) + _AT_LEAST_S - cell.clock.monotonic())
+    if left_s > 0:
+        # Looked at again within the time that is kept, also if the clock was put back meanwhile.
+        return min(left_s, KEPT.total_seconds()) + 0.1
+    cell.acknowledged_at.pop(uid, None)
     change = cell.ledger.change()
     change.delete(End, uid, INTENT, replaces=cell.records.ends.intent_revision(uid))
     events: list[Message] = list(cell.records.events.find("subject", uid))
