@@ -185,7 +185,9 @@ class ServerReconciler:
                 asked, definition = await self._asked(command, world.domain)
                 step = plan(asked, world)
                 if isinstance(step, CheckDisks):
-                    memory.disks_foreign = await self._disks.foreign(command)
+                    before, memory.disks_foreign = memory.disks_foreign, await self._disks.foreign(command)
+                    if memory.disks_foreign and memory.disks_foreign != before:
+                        log.warning("server not started: a disk is not its own", server=uid, why=memory.disks_foreign)
                     step = plan(asked, replace(world, disks_foreign=memory.disks_foreign))
                 if not (isinstance(step, AskToStop | CutPower) or (isinstance(step, Wait) and step.reason == STOPPING)):
                     memory.forget_asking()

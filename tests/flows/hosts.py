@@ -169,6 +169,10 @@ class Hosts:
         """Return an address on this side that leads to the region's API on a controller."""
         return self._passage(name, "127.0.0.1", Port.API).address
 
+    def agent(self, name: str) -> str:
+        """Return an address on this side that leads to the agent of a host."""
+        return self._passage(name, self.node(name).addresses.management, Port.AGENT).address
+
     def etcd(self) -> str:
         first = self.node(CONTROLLERS[0])
         return self._passage(first.host, first.addresses.management, Port.ETCD_CLIENT).address
