@@ -9,6 +9,7 @@ usage: python -m tests.agent.network.killed_agent DIRECTORY SEED ROUNDS
 import asyncio
 import os
 import random
+import select
 import signal
 import sys
 import time
@@ -56,11 +57,12 @@ def is_settled(rig: Rig) -> bool:
     return found == wanted and rig.guests.networks().keys() == {uid for uid, command in kept if command.HasField("desired")}
 
 
-async def agent(directory: Path, rng: random.Random | None) -> None:
-    """Run an agent: to be killed when it is told to change something, else until it has settled."""
+async def agent(directory: Path, rng: random.Random | None, told: int = -1) -> None:
+    """Run an agent: to be killed when it is told to change something, else until it has settled. `told` is closed when it was told all."""
     async with running(make_rig(directory)) as rig:
         if rng is not None:
             await change(rig, rng)
+            os.close(told)
             await asyncio.Event().wait()
         await rig.wait(lambda: is_settled(rig), deadline_s=30)
 
@@ -68,9 +70,14 @@ async def agent(directory: Path, rng: random.Random | None) -> None:
 def main(directory: Path, seed: int, rounds: int) -> None:
     rng = random.Random(seed)
     for number in range(rounds):
+        heard, told = os.pipe()
         child = os.fork()
         if not child:
-            asyncio.run(agent(directory, random.Random(seed * 1000 + number)))
+            asyncio.run(agent(directory, random.Random(seed * 1000 + number), told))
+        os.close(told)
+        if number % 2:
+            select.select([heard], [], [], 30)  # half of them in the midst of their work, however slow the machine is
+        os.close(heard)
         time.sleep(rng.uniform(0.02, 0.25))  # the random moment itself
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
