@@ -112,6 +112,17 @@ async def test_an_expired_leaf_is_refused(pki: Pki) -> None:
         assert await is_refused(port, Credentials(pki.root.cert_pem, past), agent.dns)
 
 
+@pytest.mark.parametrize(("ahead", "is_taken"), [(HOUR, True), (3 * HOUR, False)])
+async def test_what_a_clock_issued_that_is_an_hour_ahead_is_taken_and_the_control_is_not(
+    pki: Pki, ahead: timedelta, is_taken: bool
+) -> None:
+    """Which is what a machine sees whose own clock is that much behind."""
+    agent = pki.identity("a", "agent")
+    made = issue(pki.plane("a"), Subject(uri="spiffe://a.local.kumo/controller/h1"), NOW + ahead, HOUR)
+    async with listener(pki.root.cert_pem, pki.pem(agent)) as port:
+        assert await is_refused(port, Credentials(pki.root.cert_pem, made), agent.dns) != is_taken
+
+
 async def test_a_root_of_etcds_own_opens_nothing_else(pki: Pki) -> None:
     agent = pki.identity("a", "agent")
     etcd = new_root("Kumo etcd", NOW)
