@@ -35,7 +35,7 @@ from tests.flows.audit_kinds import Kind
 from tests.flows.hosts import Hosts
 from tests.flows.picture import Picture, call_store, take
 
-GHOST_MAC, GHOST_ADDRESS, NOBODY = "02:6b:00:00:00:99", "10.0.0.77", "10.90.0.199"
+GHOST_MAC, GHOST_ADDRESS, NOBODY = "02:6b:00:00:00:99", "10.0.255.77", "10.90.0.199"
 
 
 class Garden:
@@ -154,7 +154,7 @@ def _in_region(garden: Garden) -> None:
         Kind.INDEX_WITHOUT_RECORD: "index/port/server/nobody/{0}",
         Kind.REFERENCE_WITHOUT_RECORD: "ref/flavor/nothing/server/{0}",
         Kind.STATUS_WITHOUT_INTENT: "record/flavor/00/{0}/status",
-        Kind.ADDRESS_WITHOUT_PORT: f"address/{port.spec.subnet_uid}/10.0.0.99",
+        Kind.ADDRESS_WITHOUT_PORT: f"address/{port.spec.subnet_uid}/10.0.255.99",
         Kind.MAC_WITHOUT_PORT: "mac/02:6b:00:00:00:98",
         Kind.NUMBER_WITHOUT_NETWORK: "vni/5",
         Kind.SECRET_WITHOUT_SERVER: "secret/user-data/{0}",
@@ -310,18 +310,18 @@ def _ports(garden: Garden, ghost: Server) -> None:
         spec = Port.Spec(network_uid=network.uid, server_uid=server_uid, mac=mac, address=address)
         return garden.record("cell", Port(uid=_new(), name=f"projects/default/ports/at-{address}", spec=spec))
 
-    beside = port(garden.first, garden.network, "10.0.0.11")
+    beside = port(garden.first, garden.network, "10.0.255.11")
     garden.note(Kind.INTENT_NOT_KEPT, f"h1 ports {beside}")
     garden.note(Kind.PORT_WITHOUT_TAP, names.tap(beside))
     garden.note(Kind.PORT_WITHOUT_RULE, names.tap(beside))
     garden.note(Kind.THING_WITHOUT_ANSWER, f"h1 ports {beside}")
-    port(ghost.uid, garden.network, "10.0.0.12")
+    port(ghost.uid, garden.network, "10.0.255.12")
     garden.note(Kind.PORT_WITHOUT_STATION, "h1 " + f"{garden.network.spec.vni} 02:6b:00:00:01:12")
-    garden.note(Kind.PORT_WITHOUT_NEIGHBOUR, "10.0.0.12")
+    garden.note(Kind.PORT_WITHOUT_NEIGHBOUR, "10.0.255.12")
     garden.note(Kind.HOST_OF_PORT_NOT_LET_IN, "h1 " + garden.before.tunnels["h3"])
     network = Network(uid=_new(), name="projects/default/networks/ghost", spec=Network.Spec(vni=78))
     garden.record("cell", network)
-    port(ghost.uid, network, "10.0.0.13")
+    port(ghost.uid, network, "10.0.255.13")
     garden.note(Kind.NETWORK_WITHOUT_LINK, "h3 " + names.bridge(78))
     garden.note(Kind.NETWORK_WITHOUT_NAMESPACE, "h3 " + names.metadata_namespace(78))
 

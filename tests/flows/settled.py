@@ -33,7 +33,7 @@ def create(hosts: Hosts, name: str, host: str) -> str:
 
 def pids_of(hosts: Hosts, host: str, uid: str) -> set[int]:
     """Return the processes of a server on a host, as the host counts them."""
-    found = hosts.exec(host, "pgrep", "-f", f"qemu.*{uid}", check=False)
+    found = hosts.exec(host, "pgrep", "-f", f"^[^ ]*qemu-system[^ ]* .*{uid}", check=False)
     return {int(one) for one in found.split()}
 
 
