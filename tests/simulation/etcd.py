@@ -58,6 +58,8 @@ class Data:
         self.history: dict[int, list[kv_pb2.Event]] = {}
         self.leases: dict[int, Lease] = {}
         self.listeners: list[Callable[[], None]] = []
+        # Who asked for what is done now, and what: for whoever looks at commits.
+        self.writer, self.asked = "", b""
         self.on_commit: list[Callable[[int, list[kv_pb2.Event]], None]] = []
 
     def header(self) -> pb.ResponseHeader:
@@ -253,7 +255,7 @@ class Service:
             "Watch/Watch": (pb.WatchRequest, self._watch),
             "Lease/LeaseKeepAlive": (pb.LeaseKeepAliveRequest, self._keep_alive),
         }
-        found = {f"/etcdserverpb.{path}": _handler(request, _answering(answer)) for path, (request, answer) in unary.items()}
+        found = {f"/etcdserverpb.{path}": _handler(request, _answering(self.data, answer)) for path, (request, answer) in unary.items()}
         return found | {
             f"/etcdserverpb.{path}": grpc.stream_stream_rpc_method_handler(work, request.FromString, _encode)
             for path, (request, work) in streams.items()
@@ -362,11 +364,15 @@ def _handler(request: Any, work: Any) -> Any:
     return grpc.unary_unary_rpc_method_handler(work, request.FromString, _encode)
 
 
-def _answering(answer: Callable[[Any], Any]) -> Any:
+def _answering(data: Data, answer: Callable[[Any], Any]) -> Any:
     async def serve(request: Any, context: Any) -> Any:
         try:
+            if isinstance(request, pb.TxnRequest):
+                data.writer, data.asked = context.peer(), request.SerializeToString()
             return answer(request)
         except Refused as refused:
             await context.abort(refused.code, refused.details)
+        finally:
+            data.writer, data.asked = "", b""
 
     return serve

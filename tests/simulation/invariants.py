@@ -9,14 +9,18 @@ from google.protobuf.message import Message
 from kumo.api.compute.v1.server_pb2 import Server
 from kumo.api.type.v1.stamp_pb2 import Stamp
 from kumo.stamps import term_order
-from kumo.store.etcd import kv_pb2
+from kumo.store.etcd import kv_pb2, rpc_pb2
 from kumo.store.v1 import values_pb2
 from tests.controller.region.region_process import SMALL
+from tests.simulation import witness
 from tests.simulation.story import NAMES, Broken, Users
-from tests.simulation.world import HOSTS, MEMORY_MIB, World
+from tests.simulation.world import HOSTS, MEMORY_MIB, World, cell_address
 
 _REGION, _CELL = "/kumo/region/local/", "/kumo/cell/a/"
 _USAGE = re.compile(rf"{_REGION}usage/[^/]+/(servers|ports|volumes|vcpus|memory_mib|gib)$")
+# All but the election's own key, and what makes a plane; of the region, what its followers do not write for their callers.
+_CELL_LEADERS = re.compile(rf"{_CELL}(?!lead$|incarnation$|format$|token-key$|tick)")
+_REGION_LEADERS = re.compile(rf"{_REGION}record/[^/]+/../[^/]+/(placement|status)$")
 _INTENT = re.compile(rf"{_REGION}record/(server|port|volume)/../([^/]+)/intent$")
 # History, answers to repeated requests, tombstones, and the planes' own bookkeeping.
 _KEPT = re.compile(
@@ -42,8 +46,29 @@ class Judge:
     # ---- at each commit
 
     def committed(self, revision: int, events: list[kv_pb2.Event]) -> None:
+        self._fence(revision, events)
+        self._guarded(revision)
         if any(event.kv.key.startswith((_REGION + "usage/").encode()) or b"/record/server/" in event.kv.key for event in events):
             self._usage(revision)
+
+    def _fence(self, revision: int, events: list[kv_pb2.Event]) -> None:
+        """What only a leader writes is written by who leads."""
+        writer = self.world.data.writer
+        plane, _, host = writer.partition("-")
+        prefix, of_leaders = {"cell": (_CELL, _CELL_LEADERS), "region": (_REGION, _REGION_LEADERS)}.get(plane, ("", None))
+        if of_leaders is None or not any(of_leaders.match(event.kv.key.decode()) for event in events):
+            return
+        lead = self.world.data.items.get(f"{prefix}lead".encode())
+        wanted = cell_address(host) if plane == "cell" else host
+        if lead is None or lead.value.decode() != wanted:
+            keys = [event.kv.key.decode() for event in events]
+            self.object(f"revision {revision}: {writer} wrote {keys}, and {lead.value.decode() if lead is not None else 'nobody'} leads")
+
+    def _guarded(self, revision: int) -> None:
+        """No controller writes without comparing something, or a write that is sent again would undo what came between."""
+        data = self.world.data
+        if data.writer and not rpc_pb2.TxnRequest.FromString(data.asked).compare:
+            self.object(f"revision {revision}: {data.writer} wrote without a guard")
 
     def _usage(self, revision: int) -> None:
         """Usage is the sum of what exists, at every revision."""
@@ -63,6 +88,7 @@ class Judge:
     # ---- all the time
 
     def look(self) -> None:
+        self.broken += witness.seen(self.world)
         running: Counter[str] = Counter()
         for host in HOSTS:
             here = [uid for uid, runs in self.world.domains(host).items() if runs]

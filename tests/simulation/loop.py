@@ -82,14 +82,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
         # Numbered before it begins: it is put into a set in its own beginning.
         task = CountedTask.__new__(CountedTask)
         self._number(task)
-        task.__init__(work, loop=loop, **how)
+        _Task.__init__(task, work, loop=loop, **how)
         self._tasks.append(task)
         return task
 
     def create_future(self) -> Any:
         future = CountedFuture.__new__(CountedFuture)
         self._number(future)
-        future.__init__(loop=self)
+        _Future.__init__(future, loop=self)
         return future
 
     def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ A seed's log is every commit and every call, in order: two runs of one seed have
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import hashlib
 import json
@@ -18,11 +19,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from deploy.namespace import CLONE_NEWNS, MS_REC, MS_SLAVE, mount, unshare
 from kumo.store.etcd import kv_pb2
 from tests.controller.planes.work import furnish
-from tests.simulation import sources
+from tests.simulation import sources, witness
 from tests.simulation.invariants import Judge
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.story import FAULTS_S, NAMES, Broken, Faults, Users
@@ -30,6 +32,7 @@ from tests.simulation.wire import Wire
 from tests.simulation.world import HOSTS, World, agent_address, make_certificates
 
 REST_S = 120.0
+AT_ONCE = 2
 _now = time.perf_counter  # the machine's, also once time is virtual
 
 
@@ -157,8 +160,8 @@ def run(seeds: Iterable[int], *, mutate: Callable[[], None] | None = None, lines
 
 
 def _outcome(line: str) -> Outcome:
-    kept = json.loads(line)
-    return Outcome(**{key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()})
+    kept: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(line).items()}
+    return Outcome(**kept)
 
 
 def _be_template(folder: Path, seeds: list[int], writing: int, mutate: Callable[[], None] | None, lines: bool) -> None:
@@ -177,6 +180,7 @@ def _be_template(folder: Path, seeds: list[int], writing: int, mutate: Callable[
         sources.install(loop, wire, rng)
         if mutate is not None:
             mutate()
+        witness.install(loop)
         asyncio.set_event_loop(loop)
         world = World(loop, wire, rng, folder / "state", folder / "pki")
         loop.run_until_complete(_template(world, seeds, writing, lines))
@@ -202,14 +206,14 @@ async def _template(world: World, seeds: list[int], writing: int, lines: bool) -
     world.data.on_commit.clear()
     running = 0
     for seed in seeds:
-        if running == 2:
-            os.wait()
+        if running == AT_ONCE:
+            os.wait()  # noqa: ASYNC222  # nothing else shall happen here meanwhile
             running -= 1
         if not os.fork():
             await _be_seed(world, seed, writing, lines)
         running += 1
     while running:
-        os.wait()
+        os.wait()  # noqa: ASYNC222
         running -= 1
     keeping.cancel()
 
@@ -233,12 +237,12 @@ async def _be_seed(world: World, seed: int, writing: int, lines: bool) -> None:
     except BaseException as error:  # noqa: BLE001  # a run that cannot be is a run that failed
         kept = asdict(Outcome(seed, (f"the run failed: {error!r}",), "", 0, world.loop.time(), 0.0))
     data = json.dumps(kept).encode() + b"\n"
-    # One write, not longer than a pipe takes at once, or two runs' lines would mix.
-    with contextlib.suppress(OSError):
-        import fcntl
-
-        with open(world.folder.with_name("lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            while data:
-                data = data[os.write(writing, data) :]
+    _write_whole(world.folder.with_name("lock"), writing, data)
     os._exit(0)
+
+
+def _write_whole(lock: Path, pipe: int, data: bytes) -> None:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        while data:
+            data = data[os.write(pipe, data) :]

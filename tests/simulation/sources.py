@@ -32,22 +32,22 @@ def install(loop: VirtualLoop, wire: Wire, rng: random.Random) -> None:
     _install_chance(loop, rng)
     grpc.aio.secure_channel = grpc.aio.insecure_channel = wire.channel  # type: ignore[assignment]
     grpc.aio.server = wire.server  # type: ignore[assignment]
-    grpc.dynamic_ssl_server_credentials = grpc.ssl_channel_credentials = lambda *_, **__: None  # type: ignore[assignment,return-value]
-    agent.main.ImageChecks = _NoJail  # type: ignore[assignment,misc]
+    grpc.dynamic_ssl_server_credentials = grpc.ssl_channel_credentials = lambda *_, **__: None  # type: ignore[assignment]
+    setattr(agent.main, "ImageChecks", _NoJail)  # noqa: B010  # a class of ours in place of one of the agent's
     os.fsync = lambda _: None  # type: ignore[assignment]  # what is written survives: it is the process that dies here
 
 
 def _install_time(loop: VirtualLoop) -> None:
     # Not from 0: a process is never as young as its machine.
-    time.monotonic = time.perf_counter = lambda: 1000.0 + loop.time()  # type: ignore[assignment]
-    time.time = lambda: (EPOCH + timedelta(seconds=loop.time())).timestamp()  # type: ignore[assignment]
+    time.monotonic = time.perf_counter = lambda: 1000.0 + loop.time()
+    time.time = lambda: (EPOCH + timedelta(seconds=loop.time())).timestamp()
 
     class VirtualDatetime(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> Any:
             return EPOCH + timedelta(seconds=loop.time())
 
-    kumo.clock.datetime = agent.compute.fake.datetime = VirtualDatetime  # type: ignore[attr-defined,misc]
+    kumo.clock.datetime = agent.compute.fake.datetime = VirtualDatetime  # type: ignore[attr-defined]
 
 
 def _install_chance(loop: VirtualLoop, rng: random.Random) -> None:
@@ -55,7 +55,7 @@ def _install_chance(loop: VirtualLoop, rng: random.Random) -> None:
         def __init__(self, seed: Any = None) -> None:
             super().__init__(rng.getrandbits(64) if seed is None else seed)
 
-    random.Random = SeededRandom  # type: ignore[misc]
+    random.Random = SeededRandom  # type: ignore[misc,assignment]
     secrets.token_bytes = lambda count=32: rng.randbytes(count or 32)  # type: ignore[assignment]
     secrets.token_hex = lambda count=32: rng.randbytes(count or 32).hex()  # type: ignore[assignment]
 

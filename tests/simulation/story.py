@@ -84,23 +84,23 @@ class Users:
     async def delete(self, name: str) -> None:
         """Delete and wait until it is gone: only then may another have the name."""
         request = server_pb2.DeleteServerRequest(name=f"{PROJECT}/servers/{name}")
-        asked = False
 
         async def make(api: Any) -> None:
-            nonlocal asked
             try:
                 await api.servers.DeleteServer(request, timeout=CALL_S)
             except NotFound:
-                # A mirror that is behind may not know it yet, but only before the first asking.
-                if not asked:
+                # It went at an asking of which the answer was lost; or the controller's mirror is behind and does not know it yet.
+                if self.is_there(name):
                     raise Unavailable("NOT_SEEN_YET", name) from None
-            asked = True
 
         await self.ask(f"delete {name}", make)
         del self.wanted[name]
-        # Of the store itself: a controller that is behind may not even know that it was there.
-        while f"/kumo/region/local/name/server/{PROJECT}/servers/{name}".encode() in self.world.data.items:
-            await asyncio.sleep(0.2)  # it is looked for from outside
+        while self.is_there(name):  # noqa: ASYNC110  # it is looked for from outside
+            await asyncio.sleep(0.2)
+
+    def is_there(self, name: str) -> bool:
+        """Ask the store itself: a controller that is behind may not even know that it was there."""
+        return f"/kumo/region/local/name/server/{PROJECT}/servers/{name}".encode() in self.world.data.items
 
     async def switch(self, name: str, *, running: bool) -> None:
         verb = "Start" if running else "Stop"

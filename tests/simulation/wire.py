@@ -158,11 +158,16 @@ class Channel(grpc.aio.Channel):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def get_state(self, try_to_connect: bool = False) -> Any:
-        raise NotImplementedError
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        if self.is_closed:
+            return grpc.ChannelConnectivity.SHUTDOWN
+        server = self.wire.servers.get(self.address)
+        is_reachable = server is not None and not self.wire.is_cut(self.client, server.node) and not server.node.is_paused
+        return grpc.ChannelConnectivity.READY if is_reachable else grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
-    async def wait_for_state_change(self, last_observed_state: Any) -> None:
-        raise NotImplementedError
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        while self.get_state() == last_observed_state:
+            await asyncio.sleep(0.1)
 
     async def channel_ready(self) -> None:
         return

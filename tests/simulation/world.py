@@ -206,7 +206,7 @@ class World:
     def domains(self, host: str) -> dict[str, bool]:
         """Return the domains that a host's hypervisor keeps: uid → whether it runs."""
         file = self.folder / host / "hypervisor.json"
-        kept = json.loads(file.read_text()) if file.exists() else {"servers": {}, "boot_id": ""}
+        kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"servers": {}, "boot_id": ""}
         is_this_boot = kept["boot_id"] == f"boot-{self.boots[host]}"
         return {uid: bool(server["pid"]) and is_this_boot for uid, server in kept["servers"].items()}
 
