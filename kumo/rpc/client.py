@@ -15,7 +15,7 @@ from kumo.errors import DeadlineExceeded, Unavailable
 from kumo.ids import new_uid
 from kumo.origin import ORIGIN
 from kumo.rpc.call import CALL, REQUEST_ID_KEY
-from kumo.rpc.status import from_rpc_error
+from kumo.rpc.status import CALL_ENDED, from_rpc_error
 
 if TYPE_CHECKING:  # the CLI dials with the roots alone, and should not wait for the certificate library to load
     from kumo.tls import Credentials
@@ -186,7 +186,7 @@ class Stream:
             _raise(error, self._method)
         except asyncio.InvalidStateError:
             await self.read()
-            raise Unavailable("CALL_ENDED", f"{self._method} has ended", method=self._method) from None
+            raise Unavailable(CALL_ENDED, f"{self._method} has ended", method=self._method) from None
 
     async def done_writing(self) -> None:
         await self._call.done_writing()

@@ -19,6 +19,9 @@ _NUMBERS: dict[str, int] = {code.name: code.value[0] for code in grpc.StatusCode
 _NEAREST = {"CANCELLED": Unavailable, "UNKNOWN": Internal, "DATA_LOSS": Internal}
 # The reason of an error that no process of Kumo's raised: the peer could not be reached, or went away.
 PEER_UNAVAILABLE = "PEER_UNAVAILABLE"
+# The reason where the peer ended a stream while it was written to, so that why it did so is lost in grpc.aio.
+CALL_ENDED = "CALL_ENDED"
+_WHY_LOST = "Internal error from Core"
 # When to ask again what is refused for now, unless the error's own `retry_after_s` says otherwise.
 _RETRY_AFTER_S = 1
 _RESERVED = frozenset({"reason", "message", "field", "fix"})
@@ -67,6 +70,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> Error:
     info, bad = _details(error)
     cls = _BY_CODE.get(code) or _NEAREST.get(code, Internal)
     message = error.details() or code
+    if info is None and code == "INTERNAL" and message == _WHY_LOST:
+        return Unavailable(CALL_ENDED, "the other side ended the stream while it was written to", fix="try again")
     if info is None:
         return cls(_transport_reason(code), message, code=code)
     metadata = dict(info.metadata)

@@ -16,13 +16,14 @@ from kumo.api.cell.v1.cell_pb2 import Caller
 from kumo.errors import Error, Unavailable
 from kumo.rpc.call import Audience, current_principal
 from kumo.rpc.client import opened
+from kumo.rpc.status import CALL_ENDED
 
 T = TypeVar("T")
 _CALL_S = 10.0
 # A change is refused within a second where a cell has no leader; a console or an upload is worth waiting for an election.
 _CALL_PATIENCE_S, _STREAM_PATIENCE_S = 0.8, 6.0
 _AGAIN_S = 0.2
-_ELECTING = frozenset({NOT_LEADER, LEADERLESS, "CELL_STARTING", "HOST_NOT_DIALLED", "HOST_UNKNOWN", "NO_STORAGE_AGENT"})
+_ELECTING = frozenset({NOT_LEADER, LEADERLESS, "CELL_STARTING", "HOST_NOT_DIALLED", "HOST_UNKNOWN", "NO_STORAGE_AGENT", CALL_ENDED})
 
 
 class Forward:

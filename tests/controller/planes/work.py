@@ -31,13 +31,14 @@ async def patiently(make: Callable[[], Awaitable[Any]], deadline_s: float = DEAD
 async def furnish(first: Api, second: Api, agents: dict[str, str]) -> None:
     """Make all that servers need, each thing through one controller of the region and seen by the other; `agents` are their addresses."""
     pool = pool_pb2.Pool(spec=pool_pb2.Pool.Spec(driver=pool_pb2.Pool.FAKE, default=True))
-    await first.pools.CreatePool(pool_pb2.CreatePoolRequest(pool_id="main", pool=pool))
+    await patiently(lambda: first.pools.CreatePool(pool_pb2.CreatePoolRequest(pool_id="main", pool=pool)))
     for number, (host, address) in enumerate(agents.items()):
         await create_host((first, second)[number % 2], host, address)
     flavor = flavor_pb2.Flavor(spec=SMALL)
-    await second.flavors.CreateFlavor(flavor_pb2.CreateFlavorRequest(flavor_id="small", flavor=flavor))
+    await patiently(lambda: second.flavors.CreateFlavor(flavor_pb2.CreateFlavorRequest(flavor_id="small", flavor=flavor)))
     network = network_pb2.Network(spec=network_pb2.Network.Spec())
-    await first.networks.CreateNetwork(network_pb2.CreateNetworkRequest(parent=PROJECT, network_id="net", network=network))
+    made = network_pb2.CreateNetworkRequest(parent=PROJECT, network_id="net", network=network)
+    await patiently(lambda: first.networks.CreateNetwork(made))
     await patiently(lambda: _once_seen(second.subnets.CreateSubnet(subnet_request("sub", "10.0.0.0/24"))))
     for host in agents:
         await until(partial(host_is, second, host, host_pb2.Host.UP), what=f"{host} is UP")
@@ -64,7 +65,7 @@ async def host_is(api: Api, host: str, state: "host_pb2.Host.State.ValueType") -
 async def upload(maker: Api, sender: Api, name: str) -> None:
     """Make an image through one controller and send its bytes through another."""
     image = image_pb2.Image(spec=image_pb2.Image.Spec(format=image_pb2.Image.RAW, size_bytes=IMAGE_BYTES))
-    made = await maker.images.CreateImage(image_pb2.CreateImageRequest(parent=PROJECT, image_id=name, image=image))
+    made = await patiently(lambda: maker.images.CreateImage(image_pb2.CreateImageRequest(parent=PROJECT, image_id=name, image=image)))
     wanted = image_pb2.GetImageRequest(name=made.name)
     await patiently(lambda: _once_seen(sender.images.GetImage(wanted)))
 
