@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +68,22 @@ _REFRESH_S = 1.0
 _TOMBSTONES_S = 300.0
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the agents of fake hosts in one process have in common (agent/fleet.py); an agent of a real host is alone, and has it all."""
+
+    storage: StorageDriver
+    state_thread: ThreadPoolExecutor
+
+
 class Agent:
     """All parts of one agent, made and wired. run() works until cancelled."""
 
-    def __init__(self, config: Config, boot_id: str, virt: kvm.Virt) -> None:
+    def __init__(self, config: Config, boot_id: str, virt: kvm.Virt, shared: Shared | None = None) -> None:
         self._config = config
-        self._files = StateFiles(config.state / "kept")
+        self._shared = shared
+        # Hosts that share a disk keep nothing of it back, each for itself.
+        self._files = StateFiles(config.state / "kept", thread=shared.state_thread, reserve_bytes=0) if shared else _own_files(config)
         self._terms = Terms(self._files)
         self._servers = Commands(self._files, "servers", ApplyServerRequest, self._terms)
         self._networks = Commands(self._files, "networks", ApplyNetworkRequest, self._terms)
@@ -79,7 +91,7 @@ class Agent:
         self._kept = KeptServers(self._files)
         self._guest_files = GuestFiles(config.network.guest_files, config.network.guest_gid or None)
         self._book = FactBook(frozenset(config.roles) & {"compute", "network"})
-        self._drivers = _storage_drivers(config)
+        self._drivers = {"fake": shared.storage} if shared else _storage_drivers(config)
         self._staging = Staging(config.state / "staging", self._files)
         self._storage = _storage(config, self._terms, self._drivers, self._staging)
         network_driver = _network_driver(config)
@@ -129,27 +141,30 @@ class Agent:
                 for part in self._parts():
                     tasks.create_task(part)
                 await self._server.start()
-                tasks.create_task(settle())
+                if self._shared is None:
+                    tasks.create_task(settle())
         finally:
             await self._server.stop()
             await self._network.close()
-            for driver in self._drivers.values():
-                await driver.close()
+            if self._shared is None:
+                for driver in self._drivers.values():
+                    await driver.close()
 
     def _parts(self) -> list[Coroutine[Any, Any, None]]:
         config = self._config
-        parts: list[Coroutine[Any, Any, None]] = [
-            MetricsServer("kumo-agent", *split_address(config.metrics), pages={METERS_PATH: self._meters.exposition}).run(),
-            self._tls.run(),
-            self._keep_host(),
-            self._keep_tombstones(),
-        ]
+        parts: list[Coroutine[Any, Any, None]] = [self._tls.run(), self._keep_host(), self._keep_tombstones()]
+        if self._shared is None:
+            pages = {METERS_PATH: self._meters.exposition}
+            parts.append(MetricsServer("kumo-agent", *split_address(config.metrics), pages=pages).run())
         if "network" in config.roles:
             parts.append(self._network.run())
         if "storage" in config.roles:
             parts.append(self._storage.run())
         if "compute" in config.roles:
-            parts += [self._hypervisor.run(self._compute.wake), self._guests.run(self._compute.wake), self._compute.run()]
+            parts += [self._hypervisor.run(self._compute.wake), self._compute.run()]
+            if self._shared is None:
+                # Fake hosts have no responder that would write marks, and the kernel gives a user only so many watches.
+                parts.append(self._guests.run(self._compute.wake))
         return parts
 
     def _listener(self) -> Server:
@@ -188,6 +203,10 @@ class Agent:
             for commands in (self._networks, self._ports):
                 for uid in await commands.drop_old_tombstones():
                     self._book.drop(uid)
+
+
+def _own_files(config: Config) -> StateFiles:
+    return StateFiles(config.state / "kept")
 
 
 def _hypervisor(config: Config, processes: Processes) -> Hypervisor:

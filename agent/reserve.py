@@ -9,14 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 
 _PIECE_BYTES = 16 << 10
+RESERVE_BYTES = 64 * _PIECE_BYTES
 
 
 class Reserve:
     """A file that takes room. All methods block, and belong to one thread."""
 
-    def __init__(self, path: Path, size_bytes: int = 64 * _PIECE_BYTES) -> None:
+    def __init__(self, path: Path, size_bytes: int = RESERVE_BYTES) -> None:
+        """`size_bytes` 0: nothing is kept back."""
         self._path, self._size_bytes = path, size_bytes
-        self._is_whole = False
+        self._is_whole = size_bytes == 0
 
     def take(self) -> None:
         """Have the file be whole, if there is room for it now."""

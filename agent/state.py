@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from agent.reserve import Reserve
+from agent.reserve import RESERVE_BYTES, Reserve
 from kumo.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from kumo.log import get_logger
 
@@ -37,13 +37,21 @@ _RESERVE = "reserve"
 class StateFiles:
     """Folders of kinds under one directory. Writing happens on one thread, so files change in the order in which it was asked."""
 
-    def __init__(self, directory: Path, format_version: int = FORMAT_VERSION) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        format_version: int = FORMAT_VERSION,
+        *,
+        thread: ThreadPoolExecutor | None = None,
+        reserve_bytes: int = RESERVE_BYTES,
+    ) -> None:
+        """`thread`, of one worker, may be shared with others; None: one of its own."""
         self._directory = directory
         self._format_version = format_version
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="state")
         self._lock = threading.Lock()
         self._problems: dict[Path, str] = {}
-        self._reserve = Reserve(directory / _RESERVE)
+        self._reserve = Reserve(directory / _RESERVE, reserve_bytes)
 
     def load(self, kind: str, message_type: type[M]) -> dict[str, M]:
         """Return what is kept of `kind` by uid. Blocks: for the start of a process.
