@@ -1,18 +1,24 @@
 """Runs seeds by hand.
 
-usage: PYTHONHASHSEED=0 python -m tests.simulation --seeds 1000-2000 | --seed 17 [--log]
+usage: python -m tests.simulation [--play region|store] --seeds 1000-2000 | --seed 17 [--log]
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 
-from tests.simulation.run import run
+from tests.simulation.run import Play, run
+from tests.simulation.store_play import StorePlay
+from tests.simulation.story import RegionPlay
+
+PLAYS: dict[str, Callable[[], Play]] = {"region": RegionPlay, "store": StorePlay}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
     parser.add_argument("--seeds", default="0-200", help="from-to, without the last")
+    parser.add_argument("--play", choices=PLAYS, default="region")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--log", action="store_true", help="print every commit and call")
     arguments = parser.parse_args()
@@ -20,7 +26,7 @@ def main() -> int:
         os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
     first, _, last = arguments.seeds.partition("-")
     seeds = [arguments.seed] if arguments.seed is not None else range(int(first), int(last))
-    outcomes = run(seeds, lines=arguments.log)
+    outcomes = run(PLAYS[arguments.play](), seeds, lines=arguments.log)
     failed = [outcome for outcome in outcomes if outcome.broken]
     for outcome in failed[:5] if arguments.seed is None else outcomes:
         print(f"seed {outcome.seed}: {outcome.log}, {outcome.commits} commits, {outcome.virtual_s:.1f} s in {outcome.wall_s:.2f} s")

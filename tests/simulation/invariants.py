@@ -1,20 +1,26 @@
 """What must hold of the simulated region: at each commit, all the time, and once it has come to rest."""
 
+import asyncio
+import itertools
 import re
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
 
+from kumo.api.compute.v1 import server_pb2
 from kumo.api.compute.v1.server_pb2 import Server
 from kumo.api.type.v1.stamp_pb2 import Stamp
+from kumo.errors import Aborted, DeadlineExceeded, NotFound, Unavailable
 from kumo.stamps import term_order
 from kumo.store.etcd import kv_pb2, rpc_pb2
 from kumo.store.v1 import values_pb2
-from tests.controller.region.region_process import SMALL
+from tests.controller.region.region_process import PROJECT, SMALL
 from tests.simulation import witness
-from tests.simulation.story import NAMES, Broken, Users
-from tests.simulation.world import HOSTS, MEMORY_MIB, World, cell_address
+from tests.simulation.machines import Broken
+from tests.simulation.world import CONTROLLERS, HOSTS, MEMORY_MIB, World, cell_address
 
 _REGION, _CELL = "/kumo/region/local/", "/kumo/cell/a/"
 _USAGE = re.compile(rf"{_REGION}usage/[^/]+/(servers|ports|volumes|vcpus|memory_mib|gib)$")
@@ -27,7 +33,16 @@ _KEPT = re.compile(
     r"/(event|request|end|tombstone|ended|sweep)[^/]*/|/(lead|cursor|sequence|stale|largest|incarnation|format|token-key)|/tick|/Event/"
     r"|/record/(obeyed|cell|host|pool|image|network|booking)/"
 )
+NAMES = ("s0", "s1", "s2")
 _PER_SERVER = {"vcpus": SMALL.vcpus, "memory_mib": SMALL.memory_mib, "gib": SMALL.disk_gib}
+
+
+@dataclass
+class Wanted:
+    """A server as its user left it, once a region said yes."""
+
+    uid: str
+    running: bool = True
 
 
 class Judge:
@@ -37,6 +52,7 @@ class Judge:
         self.world = world
         self.broken: list[str] = []
         self.left_before = self._left()
+        self._apis: dict[str, Any] = {}
         self._stamps: dict[tuple[str, str], Stamp] = {}
         world.data.on_commit.append(self.committed)
 
@@ -87,6 +103,11 @@ class Judge:
 
     # ---- all the time
 
+    async def keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            self.look()
+
     def look(self) -> None:
         self.broken += witness.seen(self.world)
         running: Counter[str] = Counter()
@@ -114,30 +135,45 @@ class Judge:
 
     # ---- at rest
 
-    async def unsettled(self, users: Users) -> str:
+    async def unsettled(self, wanted: Mapping[str, Wanted]) -> str:
         """Return what is not yet as users left it; empty once all is."""
         for name in NAMES:
-            found = await users.get(name)
-            wanted = users.wanted.get(name)
-            if wanted is None:
+            found = await self._get(name)
+            left = wanted.get(name)
+            if left is None:
                 if found is not None:
                     return f"{name} was deleted and is still there, {Server.State.Name(found.status.state)}"
                 continue
-            if found is None or found.uid != wanted.uid:
+            if found is None or found.uid != left.uid:
                 raise Broken(f"{name} was created and never deleted, and is not there")
-            state = Server.ACTIVE if wanted.running else Server.STOPPED
+            state = Server.ACTIVE if left.running else Server.STOPPED
             if found.status.state != state or found.status.observed_generation != found.generation:
                 states = f"{Server.State.Name(found.status.state)} at {found.status.observed_generation}"
                 return f"{name} shall be {Server.State.Name(state)} at {found.generation}, and is {states}"
-            if (runs := self.world.domains(found.status.host.removeprefix("hosts/")).get(wanted.uid)) is not wanted.running:
+            if (runs := self.world.domains(found.status.host.removeprefix("hosts/")).get(left.uid)) is not left.running:
                 return f"{name} on {found.status.host}: its domain runs: {runs}"
-        uids = {wanted.uid for wanted in users.wanted.values()}
+        uids = {left.uid for left in wanted.values()}
         for host in HOSTS:
             if strangers := self.world.domains(host).keys() - uids:
                 return f"{host} has domains of servers that are gone: {sorted(strangers)}"
         return ""
 
-    def left_over(self) -> str:
+    async def _get(self, name: str) -> Server | None:
+        """Ask a controller of the region that answers."""
+        request = server_pb2.GetServerRequest(name=f"{PROJECT}/servers/{name}")
+        for host in itertools.cycle(CONTROLLERS):
+            api = self._apis.setdefault(host, self.world.api(host))
+            try:
+                found: Server = await api.servers.GetServer(request, timeout=4.0)
+            except NotFound:
+                return None
+            except (Unavailable, DeadlineExceeded, Aborted):
+                await asyncio.sleep(0.1)
+                continue
+            return found
+        raise AssertionError("a cycle has no end")
+
+    async def left_over(self) -> str:
         """Return what is left of servers that have all been deleted; empty once nothing is."""
         left = self._left() - self.left_before
         return f"left in the store: {sorted(left)}" if left else self._left_on_hosts()

@@ -1,4 +1,4 @@
-"""Runs seeds. A region is made once; each seed is a fork of the process it lives in, so that all begin alike and none sees another.
+"""Runs seeds. What a play begins with is made once; each seed is a fork of the process it lives in: all begin alike, none sees another.
 
 A seed's log is every commit and every call, in order: two runs of one seed have the same, or something is not under control.
 """
@@ -16,22 +16,21 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from deploy.namespace import CLONE_NEWNS, MS_REC, MS_SLAVE, mount, unshare
 from kumo.store.etcd import kv_pb2
-from tests.controller.planes.work import furnish
 from tests.simulation import sources, witness
-from tests.simulation.invariants import Judge
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.story import FAULTS_S, NAMES, Broken, Faults, Users
+from tests.simulation.machines import Broken, Machines
 from tests.simulation.wire import Wire
-from tests.simulation.world import HOSTS, World, agent_address, make_certificates
+from tests.simulation.world import make_certificates
 
 REST_S = 120.0
+LONGEST_S = 400.0
 AT_ONCE = 2
 _now = time.perf_counter  # the machine's, also once time is virtual
 
@@ -52,7 +51,7 @@ class Outcome:
 class Log:
     """The digest of commits and calls."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Machines) -> None:
         self._digest = hashlib.sha256()
         self._world = world
         self.commits = 0
@@ -79,55 +78,42 @@ class Log:
         return self._digest.hexdigest()[:16]
 
 
-async def _tell(world: World, seed: int, lines: list[str] | None) -> Outcome:
-    """One story, from the furnished region to the last thing that was looked at."""
+class Play(Protocol):
+    """What is simulated: machines, how they become what every run begins with, and what one run does to them."""
+
+    def build(self, loop: VirtualLoop, wire: Wire, rng: random.Random, folder: Path, shared: Path) -> Any: ...
+
+    async def prepare(self, world: Any) -> None: ...
+
+    async def tell(self, world: Any, rng: random.Random) -> list[str]:
+        """Return what did not hold. Raises Broken for what can never come right."""
+
+
+async def at_rest(world: Machines, unsettled: Callable[[], Awaitable[str]]) -> None:
+    """Wait until nothing is unsettled. Raises Broken with what still is."""
+    end = world.loop.time() + REST_S
+    while what := await unsettled():
+        if world.loop.time() > end:
+            raise Broken(f"not settled: {what}")
+        await asyncio.sleep(0.3)
+
+
+async def _told(play: Play, world: Machines, seed: int, lines: list[str] | None) -> Outcome:
+    """One run, from what was prepared to the last thing that was looked at."""
     began = _now()
-    log, judge, rng = Log(world), Judge(world), random.Random(seed)
+    log = Log(world)
     log.lines = lines
-    users, faults = Users(world, rng), Faults(world, rng)
-    until_s = world.loop.time() + FAULTS_S
-    looking = asyncio.ensure_future(_look(judge))
     broken: list[str] = []
     try:
-        async with asyncio.timeout(FAULTS_S + 3 * REST_S):
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(faults.happen(until_s))
-                for name in NAMES:
-                    tasks.create_task(users.live(name, until_s))
-            world.say("calm")
-            await _rest(world, lambda: judge.unsettled(users))
-            async with asyncio.TaskGroup() as tasks:
-                for name in list(users.wanted):
-                    tasks.create_task(users.delete(name))
-            await _rest(world, lambda: _said(judge.left_over()))
+        async with asyncio.timeout(LONGEST_S):
+            broken += await play.tell(world, random.Random(seed))
     except TimeoutError:
         broken.append("the story did not come to its end")
     except Broken as error:
         broken.append(str(error))
     except BaseExceptionGroup as group:
         broken += [f"{error!r}" for error in group.exceptions]
-    looking.cancel()
-    broken += judge.broken
     return Outcome(seed, tuple(broken), log.digest(), log.commits, world.loop.time(), _now() - began, tuple(world.events))
-
-
-async def _said(text: str) -> str:
-    return text
-
-
-async def _look(judge: Judge) -> None:
-    while True:
-        await asyncio.sleep(0.1)
-        judge.look()
-
-
-async def _rest(world: World, unsettled: Callable[[], "asyncio.Future[str] | object"]) -> None:
-    """Wait until nothing is unsettled. Raises Broken with what still is."""
-    end = world.loop.time() + REST_S
-    while what := await unsettled():  # type: ignore[misc]  # both kinds are awaited
-        if world.loop.time() > end:
-            raise Broken(f"not settled: {what}")
-        await asyncio.sleep(0.3)
 
 
 # ---- processes
@@ -142,14 +128,14 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def run(seeds: Iterable[int], *, mutate: Callable[[], None] | None = None, lines: bool = False) -> list[Outcome]:
+def run(play: Play, seeds: Iterable[int], *, mutate: Callable[[], None] | None = None, lines: bool = False) -> list[Outcome]:
     """Run each seed, in a process of its own each, two at a time. `mutate` breaks the product first."""
     with _folder() as folder:
         reading, writing = os.pipe()
         pid = os.fork()
         if not pid:
             os.close(reading)
-            _be_template(folder, list(seeds), writing, mutate, lines)
+            _be_template(play, folder, list(seeds), writing, mutate, lines)
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
             text = pipe.read().decode()
@@ -164,8 +150,8 @@ def _outcome(line: str) -> Outcome:
     return Outcome(**kept)
 
 
-def _be_template(folder: Path, seeds: list[int], writing: int, mutate: Callable[[], None] | None, lines: bool) -> None:
-    """Furnish a region, and fork for each seed. Never returns."""
+def _be_template(play: Play, folder: Path, seeds: list[int], writing: int, mutate: Callable[[], None] | None, lines: bool) -> None:
+    """Prepare, and fork for each seed. Never returns."""
     code = 1
     try:
         logging.disable(logging.CRITICAL)
@@ -182,8 +168,9 @@ def _be_template(folder: Path, seeds: list[int], writing: int, mutate: Callable[
             mutate()
         witness.install(loop)
         asyncio.set_event_loop(loop)
-        world = World(loop, wire, rng, folder / "state", folder / "pki")
-        loop.run_until_complete(_template(world, seeds, writing, lines))
+        (folder / "state").mkdir()
+        world = play.build(loop, wire, rng, folder / "state", folder / "pki")
+        loop.run_until_complete(_template(play, world, seeds, writing, lines))
         code = 0
     except BaseException as error:  # noqa: BLE001  # it is told to whoever asked
         os.write(writing, f"{error!r}"[:2000].encode())
@@ -191,17 +178,9 @@ def _be_template(folder: Path, seeds: list[int], writing: int, mutate: Callable[
         os._exit(code)
 
 
-async def _template(world: World, seeds: list[int], writing: int, lines: bool) -> None:
-    for name in world.processes:
-        world.start(name)
+async def _template(play: Play, world: Machines, seeds: list[int], writing: int, lines: bool) -> None:
     keeping = asyncio.ensure_future(world.wire.keep())
-    await asyncio.sleep(1.0)
-    await furnish(world.api("c1"), world.api("c2"), {host: agent_address(host) for host in HOSTS})
-    # A first server leaves what stays: the cell learns of the network, and the code of what it needs.
-    first = Users(world, random.Random(0))
-    await first.create("s0")
-    await _rest(world, lambda: Judge(world).unsettled(first))
-    await first.delete("s0")
+    await play.prepare(world)
     world.events.clear()
     world.data.on_commit.clear()
     running = 0
@@ -210,7 +189,7 @@ async def _template(world: World, seeds: list[int], writing: int, lines: bool) -
             os.wait()  # noqa: ASYNC222  # nothing else shall happen here meanwhile
             running -= 1
         if not os.fork():
-            await _be_seed(world, seed, writing, lines)
+            await _be_seed(play, world, seed, writing, lines)
         running += 1
     while running:
         os.wait()  # noqa: ASYNC222
@@ -218,7 +197,7 @@ async def _template(world: World, seeds: list[int], writing: int, lines: bool) -
     keeping.cancel()
 
 
-async def _be_seed(world: World, seed: int, writing: int, lines: bool) -> None:
+async def _be_seed(play: Play, world: Machines, seed: int, writing: int, lines: bool) -> None:
     """Have files of one's own under the old names, and chance of one's own; tell the story; end."""
     asyncio._set_running_loop(world.loop)  # a fork has none until it is told
     try:
@@ -232,7 +211,7 @@ async def _be_seed(world: World, seed: int, writing: int, lines: bool) -> None:
         world.rng.seed(seed)
         world.loop.rng.seed(seed + 1)
         noted: list[str] | None = [] if lines else None
-        outcome = await _tell(world, seed, noted)
+        outcome = await _told(play, world, seed, noted)
         kept = asdict(outcome) | ({"story": [*outcome.story, *(noted or ())]} if lines or outcome.broken else {"story": []})
     except BaseException as error:  # noqa: BLE001  # a run that cannot be is a run that failed
         kept = asdict(Outcome(seed, (f"the run failed: {error!r}",), "", 0, world.loop.time(), 0.0))

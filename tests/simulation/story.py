@@ -4,31 +4,26 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kumo.api.compute.v1 import server_pb2
 from kumo.api.compute.v1.server_pb2 import Server
 from kumo.errors import Aborted, AlreadyExists, DeadlineExceeded, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from kumo.ids import new_uid
+from tests.controller.planes.work import furnish
 from tests.controller.region.region_process import PROJECT, server_request
-from tests.simulation.world import CONTROLLERS, HOSTS, World
+from tests.simulation.faults import Faults
+from tests.simulation.invariants import NAMES, Judge, Wanted
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.machines import Broken
+from tests.simulation.run import at_rest
+from tests.simulation.wire import Wire
+from tests.simulation.world import CONTROLLERS, HOSTS, World, agent_address
 
-NAMES = ("s0", "s1", "s2")
-FAULTS_S = 5.0
+FAULTS_S, PACE_S = 5.0, 0.4
 CALL_S = 4.0
 _AGAIN = (Unavailable, DeadlineExceeded, Aborted, ResourceExhausted)
-
-
-class Broken(AssertionError):
-    """Something that must hold does not."""
-
-
-@dataclass
-class Wanted:
-    """A server as its user left it, once a region said yes. `reboots` counts those that were taken."""
-
-    uid: str
-    running: bool = True
 
 
 @dataclass
@@ -128,57 +123,14 @@ class Users:
         except FailedPrecondition as error:
             self.world.say(f"user: {verb.lower()} {name} refused: {error.reason}")
 
-    async def get(self, name: str) -> Server | None:
-        request = server_pb2.GetServerRequest(name=f"{PROJECT}/servers/{name}")
-        while True:
-            host = self.rng.choice(CONTROLLERS)
-            api = self.apis.setdefault(host, self.world.api(host))
-            try:
-                found: Server = await api.servers.GetServer(request, timeout=CALL_S)
-            except NotFound:
-                return None
-            except _AGAIN:
-                await asyncio.sleep(0.1)
-                continue
-            return found
 
-
-class Faults:
-    """Whatever may happen, a few things at a time; calm() ends all of it."""
+class Power:
+    """What only hosts suffer."""
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world, self.rng = world, rng
-        self._acts: list[tuple[Callable[[], Awaitable[None]], int]] = [
-            (self.crash, 5),
-            (self.pause, 4),
-            (self.cut, 4),
-            (self.lose, 4),
-            (self.slow, 1),
-            (self.compact, 3),
-            (self.power, 1),
-        ]
 
-    async def happen(self, until_s: float) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            while self.world.loop.time() < until_s:
-                await asyncio.sleep(self.rng.expovariate(1 / 0.4))
-                (act,) = self.rng.choices([act for act, _ in self._acts], [weight for _, weight in self._acts])
-                tasks.create_task(self._guarded(act))
-
-    async def _guarded(self, act: Callable[[], Awaitable[None]]) -> None:
-        await act()
-
-    def _up(self) -> list[str]:
-        return [name for name, process in self.world.processes.items() if process.is_up and not process.node.is_paused]  # type: ignore[union-attr]
-
-    async def crash(self) -> None:
-        name = self.rng.choice(self._up())
-        self.world.say(f"fault: kill -9 {name}")
-        self.world.crash(name)
-        await asyncio.sleep(self.rng.choice((0.05, 0.3, 2.5)))
-        self.world.start(name)
-
-    async def power(self) -> None:
+    async def fail(self) -> None:
         host = self.rng.choice(HOSTS)
         if not self.world.processes[f"agent-{host}"].is_up:
             return
@@ -187,40 +139,42 @@ class Faults:
         await asyncio.sleep(self.rng.uniform(0.5, 4.0))
         self.world.start(f"agent-{host}")
 
-    async def pause(self) -> None:
-        name = self.rng.choice([one for one in self._up() if one != "etcd"])
-        node = self.world.processes[name].node
-        assert node is not None
-        self.world.say(f"fault: SIGSTOP {name}")
-        self.world.loop.pause(node)
-        await asyncio.sleep(self.rng.choice((0.4, 2.5, 6.0)))
-        self.world.say(f"fault: SIGCONT {name}")
-        self.world.loop.resume(node)
 
-    async def cut(self) -> None:
-        machines = ["etcd", *CONTROLLERS, *HOSTS, "world"]
-        one, other = self.rng.sample(machines, 2)
-        pair = frozenset((one, other))
-        self.world.say(f"fault: cut {one} {other}")
-        self.world.wire.cut.add(pair)
-        await asyncio.sleep(self.rng.choice((0.3, 2.0, 6.0)))
-        self.world.say(f"fault: mend {one} {other}")
-        self.world.wire.cut.discard(pair)
+class RegionPlay:
+    """Users of a region and its faults; in the end all is as the users left it, and of what they deleted nothing is left."""
 
-    async def lose(self) -> None:
-        self.world.say("fault: answers are lost")
-        self.world.wire.weather.lossy = self.rng.choice((0.05, 0.3))
-        await asyncio.sleep(self.rng.uniform(0.3, 2.0))
-        self.world.wire.weather.lossy = 0.0
+    def build(self, loop: VirtualLoop, wire: Wire, rng: random.Random, folder: Path, shared: Path) -> World:
+        return World(loop, wire, rng, folder, shared)
 
-    async def slow(self) -> None:
-        self.world.say("fault: the network is slow")
-        self.world.wire.weather.slow_s = self.rng.choice((0.1, 0.8))
-        await asyncio.sleep(self.rng.uniform(0.5, 2.0))
-        self.world.wire.weather.slow_s = 0.0
+    async def prepare(self, world: World) -> None:
+        """Furnish the region."""
+        for name in world.processes:
+            world.start(name)
+        first, second = (world.api(host) for host in CONTROLLERS)
+        await furnish(first, second, {host: agent_address(host) for host in HOSTS})
+        await asyncio.sleep(1.0)
+        # A first server leaves what stays: the cell learns of the network.
+        user, judge = Users(world, random.Random(0)), Judge(world)
+        await user.create("s0")
+        await at_rest(world, lambda: judge.unsettled(user.wanted))
+        await user.delete("s0")
 
-    async def compact(self) -> None:
-        data = self.world.data
-        if data.revision > data.compacted + 1:
-            self.world.say(f"fault: compaction at {data.revision}")
-            data.compact(data.revision)
+    async def tell(self, world: World, rng: random.Random) -> list[str]:
+        judge, users = Judge(world), Users(world, rng)
+        faults = Faults(world, rng, PACE_S, [(Power(world, rng).fail, 1)])
+        until_s = world.loop.time() + FAULTS_S
+        looking = asyncio.ensure_future(judge.keep_looking())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(faults.happen(until_s))
+                for name in NAMES:
+                    tasks.create_task(users.live(name, until_s))
+            world.say("calm")
+            await at_rest(world, lambda: judge.unsettled(users.wanted))
+            async with asyncio.TaskGroup() as tasks:
+                for name in list(users.wanted):
+                    tasks.create_task(users.delete(name))
+            await at_rest(world, judge.left_over)
+        finally:
+            looking.cancel()
+        return judge.broken

@@ -8,7 +8,7 @@ from typing import Any
 from kumo.loop import Loop
 from kumo.store.election import Election
 from tests.simulation.loop import NODE, Node, VirtualLoop
-from tests.simulation.world import World
+from tests.simulation.machines import Machines
 
 _elections: list[tuple[Node, Any]] = []
 _doubled: list[str] = []
@@ -39,7 +39,7 @@ def install(loop: VirtualLoop) -> None:
     setattr(Loop, "_call", called)  # noqa: B010
 
 
-def seen(world: World) -> list[str]:
+def seen(world: Machines) -> list[str]:
     """Return what was seen since the last time."""
     found, _doubled[:] = list(_doubled), []
     for node, election in _elections:

@@ -1,13 +1,9 @@
-"""A region in one process: etcd, two controllers of each plane, hosts with fake drivers; started, crashed, paused, cut off and mended.
+"""A region: etcd, two controllers of each plane, hosts with fake drivers.
 
 Every process runs what its program runs. What it keeps, in etcd and in the files of an agent, outlives it.
 """
 
-import asyncio
-import contextvars
 import json
-import random
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +20,11 @@ from kumo.rpc.client import channel
 from kumo.tls import TlsFiles
 from tests.controller.region.region_process import Api
 from tests.pki import Pki
-from tests.simulation import etcd
-from tests.simulation.loop import NODE, Node, VirtualLoop
-from tests.simulation.wire import Server, Wire
+from tests.simulation.machines import ETCD, Machines, Process
 
 REGION, CELL = "local", "a"
 CONTROLLERS = ("c1", "c2")
 HOSTS = ("h1", "h2")
-ETCD = "127.0.0.1:2379"
 VCPUS, MEMORY_MIB = 4, 512
 LEASE_S = 2
 
@@ -64,83 +57,18 @@ def make_certificates(folder: Path) -> Pki:
 
 
 @dataclass
-class Process:
-    """One program: how it is started, and its life now."""
-
-    name: str
-    machine: str
-    main: Callable[["Process"], Coroutine[Any, Any, None]]
-    node: Node | None = None
-    task: "asyncio.Task[None] | None" = None
-    # What a life leaves for the world to look at.
-    inside: Any = None
-
-    @property
-    def is_up(self) -> bool:
-        return self.node is not None and self.node.is_alive
-
-
-@dataclass
-class World:
-    loop: VirtualLoop
-    wire: Wire
-    rng: random.Random
-    folder: Path
-    certificates: Path
-    data: etcd.Data = field(init=False)
-    processes: dict[str, Process] = field(default_factory=dict)
+class World(Machines):
     boots: dict[str, int] = field(default_factory=lambda: dict.fromkeys(HOSTS, 1))
-    events: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.data = etcd.Data(self.loop.time)
-        self._add("etcd", "etcd", self._etcd)
+        super().__post_init__()
         for host in CONTROLLERS:
-            self._add(f"region-{host}", host, self._region)
-            self._add(f"cell-{host}", host, self._cell)
+            self.add(f"region-{host}", host, self._region)
+            self.add(f"cell-{host}", host, self._cell)
             self.wire.identities[f"region-{host}"] = Identity("region", REGION, "controller", host).uri.encode()
             self.wire.identities[f"cell-{host}"] = Identity(CELL, REGION, "controller", host).uri.encode()
         for host in HOSTS:
-            self._add(f"agent-{host}", host, self._agent)
-
-    def _add(self, name: str, machine: str, main: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
-        self.processes[name] = Process(name, machine, main)
-
-    # ---- what happens to processes
-
-    def say(self, what: str) -> None:
-        self.events.append(f"{self.loop.time():9.4f} {what}")
-
-    def start(self, name: str) -> None:
-        process = self.processes[name]
-        assert not process.is_up
-        process.node = Node(name, process.machine)
-        context = contextvars.copy_context()
-        context.run(NODE.set, process.node)
-        process.task = self.loop.create_task(self._live(process), context=context)
-
-    async def _live(self, process: Process) -> None:
-        """Run a program; one that ends by itself is started again by its init, as any is."""
-        node = process.node
-        assert node is not None
-        try:
-            await process.main(process)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001  # whatever ended it, its init starts it again
-            self.say(f"{process.name} ended: {_leaf(error)!r}")
-        self.loop.call_later(0.5, self._start_again, process, node, context=contextvars.Context())
-
-    def _start_again(self, process: Process, node: Node) -> None:
-        if process.node is node and node.is_alive:
-            self.crash(process.name)
-            self.start(process.name)
-
-    def crash(self, name: str, *, is_power: bool = False) -> None:
-        process = self.processes[name]
-        assert process.node is not None
-        self.loop.crash(process.node)
-        self.wire.crashed(process.node, is_power=is_power)
+            self.add(f"agent-{host}", host, self._agent)
 
     def cut_power(self, host: str) -> None:
         """End a host with its guests; its next boot is another one."""
@@ -149,28 +77,20 @@ class World:
 
     # ---- programs
 
-    async def _etcd(self, process: Process) -> None:
-        service = etcd.Service(self.data, self.rng)
-        server = Server(self.wire, NODE.get())
-        server.handlers = service.handlers()
-        server.add_secure_port(ETCD, None)
-        await server.start()
-        await service.run()
-
     async def _region(self, process: Process) -> None:
         host = process.machine
         plane = RegionConfig(
             listen=region_address(host), store=[ETCD], cells={CELL: {one: cell_address(one) for one in CONTROLLERS}}, advertise=host
         )
         started = self.loop.create_future()
-        config = Config(region=REGION, host=host, tls=self.certificates / host, metrics="127.0.0.1:0", region_plane=plane, lease_s=LEASE_S)
+        config = Config(region=REGION, host=host, tls=self.shared / host, metrics="127.0.0.1:0", region_plane=plane, lease_s=LEASE_S)
         started.add_done_callback(lambda done: setattr(process, "inside", done.result()) if not done.cancelled() else None)
         await run_region(config, plane, started=started)
 
     async def _cell(self, process: Process) -> None:
         host = process.machine
         plane = CellConfig(name=CELL, listen=cell_address(host), store=[ETCD])
-        config = Config(region=REGION, host=host, tls=self.certificates / host, metrics="127.0.0.1:0", cell_plane=plane, lease_s=LEASE_S)
+        config = Config(region=REGION, host=host, tls=self.shared / host, metrics="127.0.0.1:0", cell_plane=plane, lease_s=LEASE_S)
         await run_cell(config, plane)
 
     async def _agent(self, process: Process) -> None:
@@ -188,7 +108,7 @@ class World:
             host=host,
             listen=agent_address(host),
             metrics="127.0.0.1:0",
-            tls=self.certificates / host,
+            tls=self.shared / host,
             state=state,
             network=NetworkConfig(tunnel_address="127.0.0.1", guest_files=state / "guests", responder=state / "responder", driver="fake"),
             compute=ComputeConfig(driver="fake", vcpus=VCPUS, memory_mib=MEMORY_MIB, consoles=state / "consoles"),
@@ -209,9 +129,3 @@ class World:
         kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"servers": {}, "boot_id": ""}
         is_this_boot = kept["boot_id"] == f"boot-{self.boots[host]}"
         return {uid: bool(server["pid"]) and is_this_boot for uid, server in kept["servers"].items()}
-
-
-def _leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
