@@ -97,7 +97,8 @@ def _kept(name: str, host: HostPicture, wanted: _Wanted) -> Iterable[Finding]:
 def _links(name: str, host: HostPicture, wanted: _Wanted) -> Iterable[Finding]:
     """A tap is there while its guest runs."""
     ports = wanted.ports_on(name)
-    running = {uid: port for uid, port in ports.items() if wanted.servers[port.spec.server_uid].spec.power == Server.RUNNING}
+    off = Server()
+    running = {uid: port for uid, port in ports.items() if wanted.servers.get(port.spec.server_uid, off).spec.power == Server.RUNNING}
     taps = {names.tap(uid) for uid in running}
     found = {link for link in host.links if link.startswith(names.TAP)}
     yield from both(taps, found, Kind.PORT_WITHOUT_TAP, Kind.TAP_WITHOUT_PORT, name)

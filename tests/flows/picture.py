@@ -26,7 +26,6 @@ from tests.flows.hosts import PLANE, Hosts
 M = TypeVar("M", bound=Message)
 Command = ApplyServerRequest | ApplyNetworkRequest | ApplyPortRequest
 
-# Counted, numbered by boot, or learned by the kernel: no part of what anybody wants.
 _MAC = r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}"
 _FAR = re.compile(rf"^({_MAC}) dev (kv\w+) .*dst (\S+)")
 _NEIGHBOUR = re.compile(rf"^(\S+) dev (kb\w+) lladdr ({_MAC}) .*PERMANENT")
