@@ -9,7 +9,7 @@ import contextvars
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import grpc
@@ -173,6 +173,14 @@ class Channel(grpc.aio.Channel):
         return
 
 
+@dataclass
+class _Way:
+    """What is under way in one direction, and arrives in its order."""
+
+    waiting: deque[tuple[Callable[..., object], tuple[Any, ...]]] = field(default_factory=deque)
+    is_timed: bool = False
+
+
 class Call:
     """One call, seen from the client; the part on the server runs on its node."""
 
@@ -198,6 +206,7 @@ class Call:
         self._reader: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_up = self._last_down = 0.0
+        self._up, self._back = _Way(), _Way()
         self._blocked_since: float | None = None
         self._loses_answer = False
 
@@ -321,11 +330,29 @@ class Call:
 
     def _push(self, body: bytes | None) -> None:
         self._last_up = max(self._last_up + _APART_S, self._loop.time() + self._wire.latency_s())
-        self._later(self._last_up - self._loop.time(), self._reach_server, body)
+        self._later(self._last_up - self._loop.time(), self._pass, self._up, self._reach_server, body)
+
+    def _pass(self, way: "_Way", act: Callable[..., object], *arguments: Any) -> None:
+        """Let something arrive after all that was sent before it. While the cable is cut it waits, as TCP would send it again."""
+        way.waiting.append((act, arguments))
+        self._flush(way)
+
+    def _flush(self, way: "_Way") -> None:
+        while way.waiting:
+            if self.server is not None and self._wire.is_cut(self.client, self.server):
+                if not way.is_timed:
+                    way.is_timed = True
+                    self._later(0.1, self._look_again, way)
+                return
+            act, arguments = way.waiting.popleft()
+            act(*arguments)
+
+    def _look_again(self, way: "_Way") -> None:
+        way.is_timed = False
+        if not self._is_done():
+            self._flush(way)
 
     def _reach_server(self, body: bytes | None) -> None:
-        if self.server is not None and self._wire.is_cut(self.client, self.server):
-            return  # it hangs in a dead connection, which look() will give up
         self._sent.append(body)
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
@@ -413,12 +440,7 @@ class Call:
             self._later(self._wire.rng.uniform(0.0, 0.5), self.fail, grpc.StatusCode.UNAVAILABLE, BROKEN)
             return
         self._last_down = max(self._last_down + _APART_S, self._loop.time() + self._wire.latency_s())
-        self._later(self._last_down - self._loop.time(), self._deliver, act, *arguments)
-
-    def _deliver(self, act: Callable[..., object], *arguments: Any) -> None:
-        if self.server is not None and self._wire.is_cut(self.client, self.server):
-            return
-        act(*arguments)
+        self._later(self._last_down - self._loop.time(), self._pass, self._back, act, *arguments)
 
     def _arrive(self, body: bytes) -> None:
         if self._is_done():
