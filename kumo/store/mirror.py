@@ -4,6 +4,8 @@ Reads are answered from here, also while etcd is away. It decides nothing about 
 """
 
 import asyncio
+import heapq
+import itertools
 from collections.abc import Callable
 from typing import Generic
 
@@ -41,6 +43,10 @@ class Mirror(Generic[M]):
         self.history = History(0)
         self._loaded = asyncio.Event()
         self._moved = asyncio.Event()
+        # Who waits for which revision, the least first; the count only tells equal ones apart.
+        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._count = itertools.count()
+        self._is_asking = False
         self._callbacks: list[OnChange] = []
         self._watch: Watch | None = None
         self.is_running = False
@@ -88,7 +94,8 @@ class Mirror(Generic[M]):
             async with asyncio.timeout(timeout_s):
                 await self._loaded.wait()
                 while self.revision < revision:
-                    await self._wait_a_little(revision)
+                    # One asks for all: many that ask would keep etcd and this process busy with nothing else.
+                    await (self._reached(revision) if self._is_asking else self._ask_until(revision))
         except TimeoutError as error:
             message = f"the mirror of {self.table} is at revision {self.revision}, not yet at {revision}"
             raise Unavailable("MIRROR_BEHIND", message, fix="try again in a second", table=self.table) from error
@@ -100,6 +107,29 @@ class Mirror(Generic[M]):
         if not self.is_running:
             message = f"the mirror of {self.table} has ended at revision {self.revision}"
             raise Unavailable("MIRROR_ENDED", message, fix="try again: the process is ending", table=self.table)
+
+    async def _reached(self, revision: int) -> None:
+        """Return when the mirror is at `revision`, or when somebody has to ask in place of the one that did."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiters, (revision, next(self._count), waiter))
+        await waiter
+
+    async def _ask_until(self, revision: int) -> None:
+        self._is_asking = True
+        try:
+            while self.revision < revision:
+                await self._wait_a_little(revision)
+        finally:
+            self._is_asking = False
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        """Wake the first that waits; one that gave up is passed over."""
+        while self._waiters:
+            _, _, waiter = heapq.heappop(self._waiters)
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     async def _wait_a_little(self, revision: int) -> None:
         """A change of this very table arrives by itself; for a change elsewhere etcd has to be asked how far this watch is."""
@@ -173,3 +203,5 @@ class Mirror(Generic[M]):
         MIRROR_RECORDS.labels(self.table).set(len(self.replica.entries))
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
+        while self._waiters and (self._waiters[0][0] <= self.revision or not self.is_running):
+            self._wake_one()

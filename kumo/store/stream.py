@@ -5,6 +5,7 @@ of a catch-up. A revision is delivered whole. Silence is answered by asking for 
 """
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import AsyncIterator
@@ -28,6 +29,8 @@ _PATH = "/etcdserverpb.Watch/Watch"
 _QUEUED_BATCHES = 256
 _FIRST_BACKOFF_S, _MOST_BACKOFF_S = 0.02, 1.0
 _PROGRESS_ANSWER = -1
+# etcd answers only once all watches of the stream are up to date, and drops the question before.
+_PROGRESS_LOST_S = 0.05
 
 _Call = Any  # grpc.aio's stream call: types-grpcio has no name for it that exists at run time
 _Item = Batch | Exception
@@ -102,6 +105,7 @@ class WatchStream:
         self._pending: deque[ResumingWatch] = deque()
         self._outbox: asyncio.Queue[rpc_pb2.WatchRequest] | None = None
         self._wanted = asyncio.Event()
+        self._asked_at, self._is_asked_again = -math.inf, False
         self._last_id = 0
         self._heard_at = 0.0
         self._answered_at = clock.monotonic()
@@ -128,7 +132,12 @@ class WatchStream:
             watch.release()
 
     def ask_progress(self) -> None:
-        if self._outbox is not None and not self._outbox.full():
+        """Ask once at a time; who asks while an answer is awaited is answered by the next one."""
+        if self._outbox is None or self._outbox.full():
+            return
+        self._is_asked_again = self._clock.monotonic() - self._asked_at < _PROGRESS_LOST_S
+        if not self._is_asked_again:
+            self._asked_at = self._clock.monotonic()
             self._outbox.put_nowait(rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest()))
 
     def silent_s(self) -> float:
@@ -168,6 +177,7 @@ class WatchStream:
         )
         # Bounded by the number of watches and by what progress requests are let in.
         self._outbox = asyncio.Queue(10_000)
+        self._asked_at, self._is_asked_again = -math.inf, False
         self._pending = deque()
         for watch in list(self._watches.values()):
             self._create(watch)
@@ -227,6 +237,9 @@ class WatchStream:
                 await self._ended(ended, answer)
             return
         if answer.watch_id == _PROGRESS_ANSWER:
+            self._asked_at = -math.inf
+            if self._is_asked_again:
+                self.ask_progress()
             if self.believes_progress:
                 for watch in list(self._watches.values()):
                     await watch.take_progress(answer.header.revision)
