@@ -79,7 +79,12 @@ def load_modules() -> None:
 
 
 def boot(lab: Lab, *options: str) -> None:
-    """Start the host's init with what the services file lists. Raises RuntimeError with what it could not do."""
+    """Start the host's init with what the services file lists. Raises RuntimeError with what it could not do.
+
+    A host has one init: a second one would take the first one's socket, and nobody could end the first.
+    """
+    if control.is_up(lab):
+        raise RuntimeError(f"{lab.host} runs already, in {lab.state}")
     command = [sys.executable, "-m", "deploy.namespace", str(lab.state), str(lab.venv / "supervisor.py"), lab.host, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=CHECKOUT)
     if done.returncode:

@@ -70,7 +70,7 @@ def _wanted(arguments: argparse.Namespace, known: Shape | None) -> Shape:
 
 def _up(arguments: argparse.Namespace, known: Shape | None, found: Etcd) -> int:
     shape = _wanted(arguments, known)
-    if known is not None and all(state == "running" for state in life.states(shape).values()):
+    if known is not None and life.is_complete(shape):
         print(f"already up: {shape.state}\n{picture(shape, life.states(shape))}\n{_try_next(shape)}")
         return 0
     if known is None and (problems := preflight.problems_of_lab(shape.whole)):
@@ -78,6 +78,7 @@ def _up(arguments: argparse.Namespace, known: Shape | None, found: Etcd) -> int:
             fail(problem.what, problem.because, problem.fix)
         return 1
     with only_one(shape.state):
+        shape.save()  # first of all: purge finds the lab by it
         steps = Steps()
         steps.say(f"starting a lab of {len(shape.hosts)} hosts in {shape.state}")
         _write_command(shape)
@@ -136,6 +137,8 @@ def _change(shape: Shape, arguments: argparse.Namespace, found: Etcd) -> int:
                 life.leave(shape, name, steps)
             case "power-off":
                 node.cut_power(own)
+            case "boot" if node.is_booted(own):
+                print(f"{name} runs already")
             case "boot" | "reboot":
                 if arguments.command == "reboot":
                     node.shut_down(own)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 from cli.failure import Exit, Failure
 from cli.nouns import NOUNS, Noun
@@ -18,19 +19,22 @@ from deploy.control import wait_for
 from deploy.etcd_binary import Etcd
 from deploy.image import build
 from deploy.lab import node as nodes
+from deploy.lab import underlay
 from deploy.lab.shape import CONTROLLERS, Shape
+from deploy.layout import Lab
 from deploy.steps import Steps
 from kumo.api.fleet.v1.host_pb2 import Host
 
 START_S = 90.0
 FIRST = CONTROLLERS[0]
+RUNNING = "running"
 
 
 def up(shape: Shape, found: Etcd, steps: Steps) -> None:
     """Bring everything up that is not, until the region serves and every host is UP."""
     with steps.step("certificates, configuration, copy of the program"):
-        shape.state.mkdir(parents=True, exist_ok=True)
         shape.state.chmod(0o755)
+        _complete(shape).unlink(missing_ok=True)
         base.load_modules()
         for name in shape.nodes:
             nodes.prepare(shape, name, found)
@@ -39,13 +43,13 @@ def up(shape: Shape, found: Etcd, steps: Steps) -> None:
         program.refresh(shape.whole)
         processes.write_context(shape.whole)
         base.make_targets(shape.state)
-        shape.save()
     first = shape.node(FIRST)
     with steps.step("underlay"):
-        if not control.is_up(shape.switch):
-            nodes.boot_switch(shape)
-    fresh = base.is_new(first)
-    down_before = [name for name in shape.nodes if not control.is_up(shape.node(name))]
+        nodes.boot_switch(shape)
+        for name in shape.nodes:
+            if out := underlay.pulled(shape, name):
+                underlay.set_links(shape, name, out, up=True)
+    down_before = [name for name in shape.nodes if not nodes.is_booted(shape.node(name))]
     if FIRST in down_before:
         nodes.boot(shape, FIRST, base.services(first))
     enter(shape)
@@ -62,10 +66,32 @@ def up(shape: Shape, found: Etcd, steps: Steps) -> None:
         with steps.step("hosts"):
             hello.register(own, map(shape.node, shape.hosts))
             wait_until_up(own, shape.hosts)
-        if fresh:
+        made = shape.state / "image-was-made"
+        if not made.exists():
             with steps.step("image kt, network blue"):
                 hello.bring_image(own, build.ensure()[0])
                 hello.make_network(own)
+            made.touch()
+    _complete(shape).touch()
+
+
+def is_complete(shape: Shape) -> bool:
+    """Whether the last change of the lab came to its end, and all of it runs."""
+    return _complete(shape).exists() and all(state == RUNNING for state in states(shape).values())
+
+
+def _complete(shape: Shape) -> Path:
+    return shape.state / "complete"
+
+
+@contextlib.contextmanager
+def _change(shape: Shape) -> Iterator[None]:
+    """Have a lab that was complete be so again only when the change has come to its end."""
+    was = _complete(shape).exists()
+    _complete(shape).unlink(missing_ok=True)
+    yield
+    if was:
+        _complete(shape).touch()
 
 
 def _boot_all(shape: Shape, names: list[str], steps: Steps) -> None:
@@ -110,11 +136,11 @@ def join(shape: Shape, name: str, found: Etcd, steps: Steps) -> Shape:
     """Add a host while the lab runs, and return the lab with it. Call enter() before."""
     larger = shape.with_hosts({*shape.hosts, name})
     node = larger.node(name)
-    with steps.step(f"host {name}"):
+    with steps.step(f"host {name}"), _change(shape):
         nodes.prepare(larger, name, found)
         larger.save()
         nodes.hand_out_keys(larger, name)
-        if not control.is_up(node):
+        if not nodes.is_booted(node):
             nodes.boot(larger, name, nodes.services(node))
         with session(larger) as own:
             hello.add_host(own, node)
@@ -125,14 +151,14 @@ def join(shape: Shape, name: str, found: Etcd, steps: Steps) -> Shape:
 def leave(shape: Shape, name: str, steps: Steps) -> Shape:
     """Take a host out, with its key and all of its state, and return the lab without it. Raises Failure while servers are on it."""
     node, smaller = shape.node(name), shape.with_hosts(set(shape.hosts) - {name})
-    with steps.step(f"host {name}"):
+    with steps.step(f"host {name}"), _change(shape):
         with session(shape) as own:
             _delete_host(own, name)
         nodes.shut_down(node)
         with ceph.admin(shape.node(FIRST)) as cluster:
             ceph.take_key(cluster, node)
-        smaller.save()
         shutil.rmtree(node.state)
+        smaller.save()
     return smaller
 
 
@@ -158,17 +184,22 @@ def shut_down(shape: Shape, steps: Steps) -> None:
 
 
 def states(shape: Shape) -> dict[str, str]:
-    """Return what is so of each node: "off", "running", or which of its processes do not run."""
+    """Return what is so of each node: "off", "running", which of its processes do not run, which of its cables are out."""
     found = {}
     for name in shape.nodes:
-        try:
-            services = control.ask(shape.node(name), "status")["services"]
-        except control.Down:
-            found[name] = "off"
-            continue
-        away = [one["name"] for one in services if one["state"] != "running"]
-        found[name] = f"without {', '.join(away)}" if away else "running"
+        found[name] = _running_of(shape.node(name))
+        if out := underlay.pulled(shape, name):
+            found[name] += ", cut off" if len(out) == len(shape.links) else f", cut off from {', '.join(out)}"
     return found
+
+
+def _running_of(node: Lab) -> str:
+    try:
+        services = control.ask(node, "status")["services"]
+    except control.Down:
+        return "off"
+    away = [one["name"] for one in services if one["state"] != "running"]
+    return f"without {', '.join(away)}" if away else RUNNING if services else "half booted"
 
 
 def purge(shape: Shape, steps: Steps) -> None:

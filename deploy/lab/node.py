@@ -38,15 +38,26 @@ def services(node: Lab) -> list[Service]:
 
 
 def boot_switch(shape: Shape) -> None:
-    """Start the node that the others hang on."""
-    control.write_services(shape.switch, [])
-    base.boot(shape.switch, "--network")
+    """Start the node that the others hang on, or what of it is missing."""
+    if not control.is_up(shape.switch):
+        control.write_services(shape.switch, [])
+        base.boot(shape.switch, "--network")
     underlay.begin(shape.switch, shape.links)
 
 
+def is_booted(node: Lab) -> bool:
+    """Whether a node runs and is wired: one whose boot was interrupted has an init that runs nothing yet."""
+    try:
+        return bool(control.ask(node, "status")["services"])
+    except control.Down:
+        return False
+
+
 def boot(shape: Shape, name: str, wanted: list[Service]) -> None:
-    """Start a node, wire it, and have it start `wanted`: nothing of it runs before it has its addresses."""
+    """Start a node that is not booted, wire it, and have it start `wanted`: nothing of it runs before it has its addresses."""
     node = shape.node(name)
+    if control.is_up(node):
+        cut_power(node)
     control.write_services(node, [])
     base.boot(node, "--network")
     underlay.connect(shape, name)
@@ -68,8 +79,10 @@ def hand_out_keys(shape: Shape, name: str) -> None:
 
 def shut_down(node: Lab) -> None:
     """Stop a node in order: guests by their power button, then all the rest. One that does not run is fine."""
-    if control.is_up(node):
+    if is_booted(node):
         down.stop(node, Steps(silent=True))
+    elif control.is_up(node):
+        cut_power(node)
 
 
 def cut_power(node: Lab) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from deploy.files import write
 from deploy.layout import DEFAULT_PORT_BASE, Addresses, Lab, Port, Role
 
 FORMAT = 1
@@ -71,8 +72,15 @@ class Shape:
             common=self.state,
         )
 
+    def card(self, name: str, network: str) -> str:
+        """Return the link address of a node's device. It is the same at each boot: others remember it."""
+        return f"02:4b:75:{PLANES.index(network) + 1:02x}:00:{self._number(name):02x}"
+
+    def _number(self, name: str) -> int:
+        return 11 + CONTROLLERS.index(name) if name in CONTROLLERS else _FIRST_HOST + number_of(name)
+
     def addresses(self, name: str) -> Addresses:
-        number = 11 + CONTROLLERS.index(name) if name in CONTROLLERS else _FIRST_HOST + number_of(name)
+        number = self._number(name)
         # The management network serves planes that have none of their own.
         return Addresses(*(self._address(plane if plane in self.links else self.links[0], number) for plane in PLANES))
 
@@ -99,7 +107,7 @@ class Shape:
 
     def save(self) -> None:
         kept = asdict(self) | {"format": FORMAT, "state": None}
-        (self.state / "hosts.json").write_text(json.dumps(kept) + "\n")
+        write(self.state / "hosts.json", json.dumps(kept) + "\n")
 
 
 def number_of(host: str) -> int:
