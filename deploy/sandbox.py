@@ -1,6 +1,6 @@
 """Runs a command in namespaces of its own: processes, mounts, network. Whatever it starts or makes there ends with it.
 
-The command sees a loopback device that is up and no other, an empty /run, and the machine's files. Being the init of the PID
+The command sees a loopback device that is up and no other, an empty /run and /dev/shm, and the machine's files. Being the init of the PID
 namespace, this reaps what the command leaves behind, and its end, however it comes, ends all of them.
 
 usage: python -m deploy.sandbox COMMAND ...
@@ -27,6 +27,9 @@ def _prepare() -> None:
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)  # the one that shows this network namespace's devices
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
     os.mkdir("/run/lock")
+    if os.path.ismount("/dev/shm"):
+        unmount("/dev/shm")
+    mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=20)
 
 

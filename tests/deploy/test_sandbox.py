@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from deploy.layout import CHECKOUT
@@ -23,6 +24,15 @@ def test_loopback_is_up_and_there_is_no_other_link() -> None:
     )
     assert "lo: <LOOPBACK,UP" in done.stdout
     assert done.stdout.splitlines()[1:] == ["lock", "lo"]
+
+
+def test_shared_memory_is_seen_by_nobody_else() -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as outside:
+        done = subprocess.run([*SANDBOX, "ls", "/dev/shm"], cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout == ""
+        inside = ["sh", "-c", "echo > /dev/shm/of-a-sandbox"]
+        subprocess.run([*SANDBOX, *inside], cwd=CHECKOUT, check=True, timeout=60)
+        assert Path(outside.name).exists() and not Path("/dev/shm/of-a-sandbox").exists()
 
 
 def test_whatever_is_left_running_ends_with_the_command(tmp_path: Path) -> None:
