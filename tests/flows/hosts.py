@@ -1,7 +1,8 @@
 """A lab of several hosts as the flow tests see it: nodes c1 and c2 with the controllers, h1 and so on with servers.
 
-What a user can do goes through the `kumo` command, from a controller that runs; the rest looks at a node from outside, or does to it
-what happens to machines: power_off, boot, cut, mend, kill.
+What a user can do goes through the `kumo` command, from a controller that runs: kumo, json, create, only_on. The rest does to a node what
+happens to machines (power_off, boot, reboot, cut, mend, add_host, remove_host) and to a process (kill, freeze, thaw, stop, start, restart),
+or looks at it: exec and plane run commands, domains, ceph, etcd, agent and api lead to what runs there.
 """
 
 import contextlib
@@ -124,14 +125,34 @@ class Hosts:
     def start(self, name: str, service: str) -> None:
         control.ask(self.node(name), "start", name=service)
 
+    def restart(self, name: str, service: str) -> None:
+        control.ask(self.node(name), "restart", name=service)
+
+    def freeze(self, name: str, service: str) -> None:
+        """Have a process stand still, as one that is paged out or whose machine is paused."""
+        self.kill(name, service, signal.SIGSTOP)
+
+    def thaw(self, name: str, service: str) -> None:
+        self.kill(name, service, signal.SIGCONT)
+
     def power_off(self, name: str) -> None:
         self.lab("power-off", name)
 
     def boot(self, name: str) -> None:
         self.lab("boot", name)
 
+    def reboot(self, name: str) -> None:
+        self.lab("reboot", name)
+
+    def add_host(self, name: str) -> None:
+        self.lab("join", name)
+
+    def remove_host(self, name: str) -> None:
+        """Take out a host that has no servers."""
+        self.lab("leave", name)
+
     def cut(self, name: str, *networks: str) -> None:
-        """Pull cables of a node: those of some plane networks, or all."""
+        """Pull cables of a node, those of some plane networks or all, until mend(), also over boots."""
         self.lab("cut", name, *networks)
 
     def mend(self, name: str, *networks: str) -> None:
