@@ -16,8 +16,8 @@ from kumo.store.etcd import kv_pb2
 from kumo.store.etcd import rpc_pb2 as pb
 
 _COMPARE = pb.Compare
-_FRAGMENT_EVENTS = 3
-_CATCH_UP_EVENTS = 6
+_FRAGMENT_EVENTS = 2
+_CATCH_UP_EVENTS = 3
 VERSION = "3.5.30"
 
 

@@ -13,7 +13,6 @@ import controller.cell.ledger
 import controller.region.cells.ends
 import kumo.loop
 import kumo.store.commit
-import kumo.store.election
 import kumo.store.lease
 import kumo.store.replica
 import kumo.store.stream
@@ -42,7 +41,7 @@ class Mutant:
 
 
 MUTANTS = (
-    Mutant("a lost answer taken for failure", kumo.store.election.Election, "_campaign", "if found.lease == lease.id:", "if False:"),
+    Mutant("a lost answer taken for failure", kumo.store.commit, "_own_revision", "if witness is None or", "if True or"),
     Mutant("a change during work forgotten", kumo.loop.Loop, "add", "self._again.add(key)", "pass"),
     Mutant("a failure not retried", kumo.loop.Loop, "_failed", "self._schedule(key, now + delay_s)", "pass"),
     Mutant(

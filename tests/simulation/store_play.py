@@ -5,7 +5,6 @@ Small, so that many seeds are quick: what goes wrong in a watch, a lease, a queu
 
 import asyncio
 import random
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,14 @@ from kumo.errors import AlreadyExists, Unavailable
 from kumo.loop import Loop
 from kumo.store.client import Etcd
 from kumo.store.errors import Conflict
+from kumo.store.etcd import rpc_pb2
 from kumo.store.plane import Plane, Sources
 from kumo.store.table import Table
 from kumo.store.term import Term
 from tests.kumo.store.record_pb2 import Thing
 from tests.kumo.store.things import thing, things
 from tests.simulation import witness
-from tests.simulation.faults import Faults
+from tests.simulation.faults import Act, Faults
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.machines import ETCD, Broken, Machines, Process
 from tests.simulation.run import at_rest
@@ -42,15 +42,19 @@ class Device:
     sizes: dict[str, int] = field(default_factory=dict)
     term: tuple[str, int] = ("", 0)
 
+    def meet(self, term: Term) -> None:
+        """Obey this leader and no earlier one from now on, as an agent does once it is dialled."""
+        if (term.incarnation, term.create_revision) < self.term:
+            raise ConnectionRefusedError("a later leader was here")
+        self.term = (term.incarnation, term.create_revision)
+
     async def make(self, term: Term, uid: str, size: int | None) -> None:
         """Have the thing of `uid` be of that size, or None: not be.
 
         Raises Unavailable at random, ConnectionRefusedError to a deposed leader.
         """
         await asyncio.sleep(self.rng.uniform(0.001, 0.03))
-        if (term.incarnation, term.create_revision) < self.term:
-            raise ConnectionRefusedError("a later leader was here")
-        self.term = (term.incarnation, term.create_revision)
+        self.meet(term)
         if self.rng.random() < 0.1:
             raise Unavailable("DEVICE_BUSY", "try again")
         if size is None:
@@ -65,8 +69,19 @@ class Candidate:
     def __init__(self, plane: Plane, device: Device) -> None:
         self.plane, self.device = plane, device
         self.table: Table[Thing] = things(plane)
+        # What whoever is told of changes knows.
+        self.told: set[str] = set()
+        self.table.mirror.on_change(self._tell)
+
+    def _tell(self, uid: str) -> None:
+        if uid in self.table.mirror.replica.entries:
+            self.told.add(uid)
+        else:
+            self.told.discard(uid)
 
     async def lead(self, term: Term) -> None:
+        # Before it asks what there is: what an earlier leader had under way comes too late from here on.
+        self.device.meet(term)
         loop = Loop("small", lambda uid: self._reconcile(term, uid), workers=4, keys=lambda: list(self._keys()))
         end = self.table.mirror.on_change(loop.add)
         try:
@@ -100,6 +115,11 @@ class SmallWorld(Machines):
         for name in CANDIDATES:
             self.add(name, name, self._candidate)
 
+    def sizes_there(self) -> dict[str, int]:
+        """Return the size of each record that the store has, by uid."""
+        found = (Thing.FromString(item.value) for key, item in self.data.items.items() if key.endswith(b"/intent"))
+        return {record.uid: record.spec.size for record in found}
+
     async def _candidate(self, process: Process) -> None:
         async with Etcd([ETCD]) as etcd:
             plane = await Plane.open(etcd, PREFIX, format_version=1, sources=Sources(SystemClock(), random.Random()))
@@ -125,6 +145,15 @@ class Writer:
                     await asyncio.sleep(self.rng.expovariate(1 / 0.08))
                     await self.act(plane, table)
 
+    async def burst(self) -> None:
+        """Change things while they are worked on: the last change of each comes in the midst of it."""
+        async with Etcd([ETCD]) as etcd:
+            plane = await Plane.open(etcd, PREFIX, format_version=1, sources=Sources(SystemClock(), random.Random()))
+            table = things(plane)
+            async with plane:
+                for _ in range(12):
+                    await self.act(plane, table)
+
     async def act(self, plane: Plane, table: Table[Thing]) -> None:
         """Change one record, or make several at one revision; again until it is known what became of it."""
         self.count += 1
@@ -132,7 +161,7 @@ class Writer:
         is_delete = self.rng.random() < 0.3
         size = self.count
         while True:
-            with suppress(Unavailable, Conflict, AlreadyExists, TimeoutError):
+            try:
                 revision = await plane.revision()
                 txn = plane.txn()
                 for name in names:
@@ -149,12 +178,57 @@ class Writer:
                 if txn.changes.operations:
                     await txn.commit()
                 break
+            except (Conflict, AlreadyExists) as error:
+                if not is_delete and size in self.world.sizes_there().values():
+                    raise Broken(f"a write that took effect was refused: {error.message}") from error
+            except (Unavailable, TimeoutError):
+                pass
             await asyncio.sleep(self.rng.uniform(0.02, 0.2))
         for name in names:
             if is_delete:
                 self.sizes.pop(name, None)
             else:
                 self.sizes[name] = size
+
+
+class Leaders:
+    """What happens to leaders rather than to anybody."""
+
+    def __init__(self, world: SmallWorld, rng: random.Random) -> None:
+        self.world, self.rng = world, rng
+
+    def acts(self) -> list[tuple[Act, int]]:
+        return [(self.pause, 4), (self.slow_and_cut, 4)]
+
+    def _leader(self) -> Process | None:
+        lead = self.world.data.items.get(f"{PREFIX}/lead".encode())
+        process = self.world.processes[lead.value.decode()] if lead is not None else None
+        return process if process is not None and process.is_up else None
+
+    async def pause(self) -> None:
+        """For so long that another one leads when it wakes."""
+        if (leader := self._leader()) is None or leader.node is None or leader.node.is_paused:
+            return
+        node = leader.node
+        self.world.say(f"fault: SIGSTOP {leader.name}, which leads")
+        self.world.loop.pause(node)
+        await asyncio.sleep(self.rng.uniform(2.2, 3.5))
+        self.world.say(f"fault: SIGCONT {leader.name}")
+        self.world.loop.resume(node)
+
+    async def slow_and_cut(self) -> None:
+        """Answers to keepalives come late, and then none."""
+        if (leader := self._leader()) is None:
+            return
+        self.world.say(f"fault: slow, then {leader.name}, which leads, is cut off")
+        self.world.wire.weather.slow_s = 0.9
+        await asyncio.sleep(self.rng.uniform(0.8, 2.0))
+        pair = frozenset(("etcd", leader.machine))
+        self.world.wire.cut.add(pair)
+        await asyncio.sleep(0.2)
+        self.world.wire.weather.slow_s = 0.0
+        await asyncio.sleep(4.0)
+        self.world.wire.cut.discard(pair)
 
 
 class StorePlay:
@@ -172,9 +246,11 @@ class StorePlay:
         looking = asyncio.ensure_future(judge.keep_looking())
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(Faults(world, rng, PACE_S).happen(until_s))
+                tasks.create_task(Faults(world, rng, PACE_S, Leaders(world, rng).acts()).happen(until_s))
                 tasks.create_task(writer.live(until_s))
             world.say("calm")
+            await at_rest(world, lambda: judge.unsettled(writer.sizes))
+            await writer.burst()
             await at_rest(world, lambda: judge.unsettled(writer.sizes))
         finally:
             looking.cancel()
@@ -189,6 +265,8 @@ class StoreJudge:
 
     def committed(self, revision: int, events: list[Any]) -> None:
         writer = self.world.data.writer
+        if writer and not rpc_pb2.TxnRequest.FromString(self.world.data.asked).compare:
+            self.broken.append(f"revision {revision}: {writer} wrote without a guard")
         if not any(event.kv.key.endswith(b"/status") and event.type == 0 for event in events):
             return
         lead = self.world.data.items.get(f"{PREFIX}/lead".encode())
@@ -206,12 +284,14 @@ class StoreJudge:
         there = {found.name: found.spec.size for found in (Thing.FromString(item.value) for item in intents.values())}
         if there != wanted:
             raise Broken(f"written and answered: {wanted}; in the store: {there}")
-        uids = {Thing.FromString(item.value).uid: Thing.FromString(item.value).spec.size for item in intents.values()}
+        uids = self.world.sizes_there()
         for name in CANDIDATES:
             process = self.world.processes[name]
             if not process.is_up or process.inside is None:
                 return f"{name} is not up"
             entries = process.inside.table.mirror.replica.entries
+            if process.inside.told != entries.keys():
+                return f"{name} was told of {sorted(process.inside.told)}, and has {sorted(entries)}"
             if {uid: entry.intent_revision for uid, entry in entries.items()} != {
                 Thing.FromString(item.value).uid: item.mod_revision for item in intents.values()
             }:

@@ -440,6 +440,10 @@ class Call:
             self._later(self._wire.rng.uniform(0.0, 0.5), self.fail, grpc.StatusCode.UNAVAILABLE, BROKEN)
             return
         self._last_down = max(self._last_down + _APART_S, self._loop.time() + self._wire.latency_s())
+        if self.gives_stream and self._wire.rng.random() < self._wire.weather.lossy / 4:
+            # The connection breaks in the midst of what the server sends.
+            self._later(self._last_down - self._loop.time(), self.fail, grpc.StatusCode.UNAVAILABLE, BROKEN)
+            return
         self._later(self._last_down - self._loop.time(), self._pass, self._back, act, *arguments)
 
     def _arrive(self, body: bytes) -> None:
