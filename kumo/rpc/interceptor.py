@@ -25,6 +25,7 @@ from kumo.log import bind, get_logger
 from kumo.origin import remember
 from kumo.rpc.audience import ErrorFilter
 from kumo.rpc.call import CALL, REQUEST_ID_KEY, Audience, Call, Principal, current_call
+from kumo.rpc.encoded import Encoded
 from kumo.rpc.fields import method_audience
 from kumo.rpc.identity import Context, PrincipalOf
 from kumo.rpc.meter import METERS
@@ -96,7 +97,7 @@ class Interceptor:
         made: MethodHandler = make(wrapped, handler.request_deserializer, None)
         return made
 
-    def _answering(self, method: _Method, inner: Callable[[Any, Context], Awaitable[Message]]) -> Handler:
+    def _answering(self, method: _Method, inner: Callable[[Any, Context], Awaitable[Message | Encoded]]) -> Handler:
         async def serve(request: Any, context: Context) -> bytes | None:
             started = time.perf_counter()
             principal: Principal | None = None
@@ -109,7 +110,7 @@ class Interceptor:
                 answer = await inner(request, context)
                 if method.changes:
                     log.info("call done", **_about(request, answer))
-                return method.serializers[principal.audience](answer)
+                return answer.data if isinstance(answer, Encoded) else method.serializers[principal.audience](answer)
             except BaseException as error:
                 code, status = self._failure(method, error, principal)
                 if status is None:

@@ -92,6 +92,8 @@ class Changes:
         self.operations: list[pb.RequestOp] = []
         # Key ranges, as etcd has them: a start and an end, empty for a single key.
         self.written: list[tuple[bytes, bytes]] = []
+        # Where those begin.
+        self.written_keys: set[bytes] = set()
         self.witness: Witness | None = None
         self.stamped: list[Message] = []
 
@@ -101,10 +103,12 @@ class Changes:
     def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
         self.operations.append(ops.put(key, value, lease))
         self.written.append((key, b""))
+        self.written_keys.add(key)
 
     def delete(self, key: bytes, range_end: bytes = b"") -> None:
         self.operations.append(ops.delete(key, range_end))
         self.written.append((key, range_end))
+        self.written_keys.add(key)
 
     def add(self, other: "Changes") -> None:
         """Take over all of `other`."""
@@ -112,6 +116,7 @@ class Changes:
             self.guards.setdefault(identity, guard)
         self.operations += other.operations
         self.written += other.written
+        self.written_keys |= other.written_keys
         self.stamped += other.stamped
         self.witness = self.witness or other.witness
 
@@ -122,7 +127,13 @@ class Changes:
         takes one write of a key.
         """
         looked_at = [(guard.compare.key, guard.compare.range_end) for guard in self.guards.values()]
-        return not any(_overlap(mine, its) for mine in (*looked_at, *self.written) for its in earlier.written)
+        mine = [*looked_at, *self.written]
+        # Nearly all are single keys, of which only equal ones have one in common.
+        if not earlier.written_keys.isdisjoint([start for start, _ in mine]):
+            return False
+        if any(_overlap(one, its) for its in earlier.written if its[1] for one in mine):
+            return False
+        return not any(_overlap(one, its) for one in mine if one[1] for its in earlier.written)
 
     @property
     def cost(self) -> int:

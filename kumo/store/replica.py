@@ -87,6 +87,9 @@ class Replica(Generic[M]):
     def find(self, index: str, value: str) -> list[Entry]:
         return [self.entries[uid] for uid in self._by_index.get((index, value), ())]
 
+    def count(self, index: str, value: str) -> int:
+        return len(self._by_index.get((index, value), ()))
+
     def by_name(self, name: str) -> Entry | None:
         uid = self.uid_by_name.get(name)
         return self.entries.get(uid) if uid is not None else None

@@ -4,10 +4,11 @@ Names are in order everywhere. A reader says which revision it must see at least
 old as Plane.silent_s() says.
 """
 
+import builtins
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Generic
+from typing import Generic, TypeVar
 
 from kumo.clock import Clock
 from kumo.errors import Aborted
@@ -28,14 +29,15 @@ _PAGE_BYTES = 1 << 20
 _MOST_LOOKED_AT = 2_000
 _BOOKMARK_S = 60.0
 
+T = TypeVar("T")
 References = Callable[[M], Iterable[Reference]]
 
 
 @dataclass(frozen=True)
-class Page(Generic[M]):
+class Page(Generic[T]):
     """`next_page_token` is empty on the last page. `resume_token` begins a watch that misses nothing since the first page."""
 
-    items: Sequence[M]
+    items: Sequence[T]
     next_page_token: str
     resume_token: str
     revision: int
@@ -102,13 +104,28 @@ class Table(Generic[M]):
         `filter_id` says in text what `match` does; a token fits the same prefix and filter only. What exists during a whole
         walk is on exactly one page. A page may be short, or empty, and still not the last.
         """
-        scope, last = self._scope(prefix, filter_id), ""
+
+        def take(entry: Entry) -> M | None:
+            record = self.joined(entry)
+            return record if match is None or match(record) else None
+
+        return await self._page((prefix, filter_id), page_size, page_token, take, min_revision)
+
+    async def entries(self, prefix: str = "", *, filter_id: str = "", page_size: int = 0, page_token: str = "") -> Page[Entry]:
+        """Return what list() does, as the mirror holds it."""
+        return await self._page((prefix, filter_id), page_size, page_token, lambda entry: entry)
+
+    async def _page(
+        self, asked: tuple[str, str], page_size: int, page_token: str, take: Callable[[Entry], T | None], min_revision: int = 0
+    ) -> Page[T]:
+        """Return one page of what `take` makes of entries; `asked` are the prefix and the id of the filter."""
+        scope, last = self._scope(*asked), ""
         first_revision = 0
         if page_token:
             first_revision, last = self._tokens.read_page(page_token, scope)
         await self.mirror.wait(max(min_revision, first_revision))
         revision = first_revision or self.mirror.revision
-        items, last_looked_at, is_whole = self._page(prefix, last, match, min(page_size or DEFAULT_PAGE, MOST_PAGE))
+        items, last_looked_at, is_whole = self._look(asked[0], last, take, min(page_size or DEFAULT_PAGE, MOST_PAGE))
         token = "" if is_whole else self._tokens.page(revision, last_looked_at, scope)
         return Page(items, token, self._tokens.resume(Position(revision), scope), revision)
 
@@ -218,9 +235,9 @@ class Table(Generic[M]):
         placement = make(entry.placement) if entry.placement_revision else None
         return Parts(intent, entry.intent_revision, status, entry.status_revision, placement, entry.placement_revision)
 
-    def _page(self, prefix: str, last: str, match: Match[M] | None, page_size: int) -> tuple[Sequence[M], str, bool]:
-        """Return the records of one page, the last name looked at, and whether that was the last there is."""
-        items: list[M] = []
+    def _look(self, prefix: str, last: str, take: Callable[[Entry], T | None], page_size: int) -> tuple[Sequence[T], str, bool]:
+        """Return the items of one page, the last name looked at, and whether that was the last there is."""
+        items: builtins.list[T] = []
         size = looked_at = 0
         for name in self.mirror.replica.names_after(prefix, last):
             if len(items) >= page_size or size >= _PAGE_BYTES or looked_at >= _MOST_LOOKED_AT:
@@ -228,9 +245,8 @@ class Table(Generic[M]):
             last, looked_at = name, looked_at + 1
             entry = self.mirror.replica.by_name(name)
             assert entry is not None
-            record = self.joined(entry)
-            if match is None or match(record):
-                items.append(record)
+            if (item := take(entry)) is not None:
+                items.append(item)
                 size += entry.size()
         return items, last, True
 

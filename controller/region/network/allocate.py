@@ -91,7 +91,7 @@ class Allocator:
 
     def _count(self, subnet: Subnet) -> int:
         given = sum(key.startswith(f"address/{subnet.uid}/") for key in self._given)
-        return len(self._tables.ports.mirror.replica.find("subnet", subnet.uid)) + given
+        return self._tables.ports.mirror.replica.count("subnet", subnet.uid) + given
 
     def _is_taken(self, subnet: Subnet, address: IPv4Address) -> bool:
         found = self._tables.ports.mirror.replica.find("address", f"{subnet.uid}/{address}")
