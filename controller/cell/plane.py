@@ -40,6 +40,7 @@ from kumo.api.cell.v1.cell_pb2_grpc import add_HostsServicer_to_server, add_Inte
 from kumo.api.type.v1.stamp_pb2 import Term as WireTerm
 from kumo.clock import Clock, SystemClock
 from kumo.identity import REGION_PLANE, Identity
+from kumo.lasting import lasting
 from kumo.loop import Loop
 from kumo.rpc.client import channel
 from kumo.rpc.identity import PeerRule, Peers
@@ -130,7 +131,8 @@ class CellPlane:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(server_tls.run())
-                tasks.create_task(self.campaign(self._config.advertise or server.address, lease_s))
+                campaign = self.campaign(self._config.advertise or server.address, lease_s)
+                tasks.create_task(lasting("the election of the cell's leader", campaign))
                 if started is not None:
                     started.set()
         finally:

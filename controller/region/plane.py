@@ -35,6 +35,7 @@ from kumo.api.network.v1 import network_pb2_grpc, port_pb2_grpc, subnet_pb2_grpc
 from kumo.api.storage.v1 import attachment_pb2_grpc, volume_pb2_grpc
 from kumo.clock import Clock, SystemClock
 from kumo.identity import REGION_PLANE
+from kumo.lasting import lasting
 from kumo.log import get_logger
 from kumo.rpc.identity import PrincipalOf, everyone_is_operator
 from kumo.rpc.server import Server
@@ -86,7 +87,8 @@ async def run_region(
                 leader = Leader(region, links, clock)
                 tasks.create_task(_maintenance(etcd, plane, config, clock).run())
                 tasks.create_task(tls.run())
-                tasks.create_task(plane.election.run(plane_config.advertise or server.address, leader.lead, ttl_s=config.lease_s))
+                election = plane.election.run(plane_config.advertise or server.address, leader.lead, ttl_s=config.lease_s)
+                tasks.create_task(lasting("the election of the region's leader", election))
                 await asyncio.Future()
             finally:
                 await server.stop()

@@ -13,6 +13,7 @@ import grpc
 
 from kumo.errors import DeadlineExceeded, Unavailable
 from kumo.ids import new_uid
+from kumo.lasting import is_being_cancelled
 from kumo.origin import ORIGIN
 from kumo.rpc.call import CALL, REQUEST_ID_KEY
 from kumo.rpc.status import CALL_ENDED, from_rpc_error
@@ -224,8 +225,7 @@ def _raise(error: BaseException, method: str) -> NoReturn:
     """Raise what a grpc.aio call failed with as one of kumo.errors."""
     if isinstance(error, grpc.aio.AioRpcError):
         raise from_rpc_error(error) from error
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if is_being_cancelled():
         raise error
     # grpc.aio raises CancelledError also when the other side cancelled; let through, it would end this task for no reason.
     raise Unavailable("CALL_CANCELLED", f"{method} was cancelled by the other side", method=method) from error

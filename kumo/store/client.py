@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from kumo.clock import Clock, SystemClock
 from kumo.errors import Unavailable
+from kumo.lasting import is_being_cancelled, lasting
 from kumo.log import get_logger
 from kumo.store.endpoints import Endpoint, Endpoints
 from kumo.store.errors import Compacted, LeaseGone, StoreReplaced, StoreUnreachable, Unknown, is_endpoint_fault, translate
@@ -96,7 +97,7 @@ class Etcd:
         self._stream = WatchStream(self._endpoints, clock=self._clock, rng=self._rng, silence_s=self._patience.silence_s)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
-        self._streaming = self._tasks.create_task(self._stream.run())
+        self._streaming = self._tasks.create_task(lasting("the stream of watches", self._stream.run()))
         self._leases: set[asyncio.Task[None]] = set()
         return self
 
@@ -220,6 +221,11 @@ class Etcd:
                 method.path, request_serializer=method.request.SerializeToString, response_deserializer=method.response.FromString
             )
             answer: Response = await call(request, timeout=timeout_s, metadata=(("hasleader", "true"),))
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            outcome = "cancelled"
+            raise Unknown("the connection ended under the call") from error
         except grpc.aio.AioRpcError as error:
             code, text = error.code(), error.details() or ""
             outcome = code.name.lower()
