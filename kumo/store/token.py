@@ -58,8 +58,10 @@ class Tokens:
     def _read(self, text: str, kind: "values_pb2.Token.Kind.ValueType", scope: str, field: str) -> values_pb2.Token:
         invalid = InvalidArgument(f"{field.upper()}_INVALID", f"{field} is not one that this list gave out", field=field, fix="start anew")
         try:
-            # Strict: two spellings of one token would be one too many.
             raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+            # Two spellings of one token would be one too many: the last letter may hold bits that belong to nothing.
+            if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != text:
+                raise ValueError("spelled otherwise")
             body, signature = raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
             token = values_pb2.Token.FromString(body)
         except (ValueError, binascii.Error, DecodeError) as error:

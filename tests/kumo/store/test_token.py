@@ -32,6 +32,15 @@ def test_a_token_with_one_character_changed_is_refused(revision: int, data: st.D
         TOKENS.read_resume(changed, "scope")
 
 
+@given(REVISIONS)
+def test_a_token_has_one_spelling(revision: int) -> None:
+    token = TOKENS.resume(Position(revision), "scope")
+    for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_":
+        if letter != token[-1]:
+            with pytest.raises(InvalidArgument):
+                TOKENS.read_resume(token[:-1] + letter, "scope")
+
+
 @given(st.text())
 def test_any_text_that_is_no_token_is_an_invalid_argument(text: str) -> None:
     with pytest.raises(InvalidArgument) as refusal:
