@@ -316,7 +316,10 @@ class Call:
         if weather.lossy and self._wire.rng.random() < weather.lossy:
             if self._wire.rng.random() < 0.5:
                 # The call is lost with its connection. For all the caller can know, it was begun.
-                self._later(self._wire.rng.uniform(0.0, 0.5), self.fail, grpc.StatusCode.UNAVAILABLE, BROKEN)
+                given_up_s = self._wire.rng.uniform(0.0, 0.5)
+                self._later(given_up_s, self.fail, grpc.StatusCode.UNAVAILABLE, BROKEN)
+                if body is not None and self._wire.rng.random() < 0.5:
+                    self._later(given_up_s + self._wire.rng.uniform(0.0, 2.0), self._arrive_late, body)
                 return
             self._loses_answer = True
         self.server = server.node
@@ -327,6 +330,14 @@ class Call:
         context = server.context.copy()
         self._wire.on_call(self.client.name, self.path)
         self._task = self._loop.create_task(self._serve(handler, body), context=context)
+
+    def _arrive_late(self, body: bytes) -> None:
+        """Have the server do what its caller has given up long ago, and nobody waits for."""
+        server = self._wire.servers.get(self.channel.address)
+        if server is None or server.node.is_paused or self._wire.is_cut(self.client, server.node) or self.path not in server.handlers:
+            return
+        self._wire.on_call(self.client.name, f"{self.path}, late")
+        self._loop.create_task(self._serve(server.handlers[self.path], body), context=server.context.copy())
 
     def _push(self, body: bytes | None) -> None:
         self._last_up = max(self._last_up + _APART_S, self._loop.time() + self._wire.latency_s())
