@@ -1,6 +1,6 @@
-"""Says what the agent of one host is told of a network: itself, and where its ports on other hosts are. Pure."""
+"""Says what the agent of each host is told of a network: itself, and where its ports on other hosts are. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from controller.cell.compute.server.desired import network_mtu
@@ -19,19 +19,23 @@ class PlacedPort:
     tunnel_address: str
 
 
-def desired_network(
-    network: Network, subnets: Iterable[Subnet], placed: Iterable[PlacedPort], host_uid: str, underlay_mtu: int
-) -> DesiredNetwork:
-    """Return the desired state on `host_uid`; in one order, so that nothing is told twice."""
-    remotes = [
-        RemotePort(mac=one.port.spec.mac, addresses=[one.port.spec.address], tunnel_address=one.tunnel_address)
-        for one in placed
-        if one.host_uid != host_uid
-    ]
-    return DesiredNetwork(
+def desired_by_host(
+    network: Network, subnets: Iterable[Subnet], placed: Collection[PlacedPort], underlay_mtu: int
+) -> dict[str, DesiredNetwork]:
+    """Return the desired state on each host that has one of `placed`; in one order, so that nothing is told twice."""
+    common = DesiredNetwork(
         name=network.name,
         vni=network.spec.vni,
         mtu=network_mtu(network, underlay_mtu),
         cidrs=sorted(subnet.spec.cidr for subnet in subnets),
-        remotes=sorted(remotes, key=lambda remote: remote.mac),
     )
+    remotes = [
+        (one.host_uid, RemotePort(mac=one.port.spec.mac, addresses=[one.port.spec.address], tunnel_address=one.tunnel_address))
+        for one in sorted(placed, key=lambda one: one.port.spec.mac)
+    ]
+    found = {}
+    for host_uid in {one.host_uid: None for one in placed}:
+        desired = found[host_uid] = DesiredNetwork()
+        desired.CopyFrom(common)
+        desired.remotes.extend(remote for where, remote in remotes if where != host_uid)
+    return found

@@ -9,18 +9,23 @@ from collections.abc import Iterable
 from controller.cell.cell import Cell
 from controller.cell.conditions import Said, conditions
 from controller.cell.ends import finish
-from controller.cell.network.network.desired import PlacedPort, desired_network
+from controller.cell.network.network.desired import PlacedPort, desired_by_host
 from controller.cell.network.network.plan import Finish, Record, Remove, Step, Tell, Wait, World, plan
 from controller.cell.presence import host_of, is_leaving, is_withdrawn, server_is_leaving
 from controller.cell.session import digest
 from kumo.api.agent.v1.network_pb2 import DesiredNetwork, PortFacts
-from kumo.api.cell.v1.record_pb2 import Carriers, Order
+from kumo.api.cell.v1.record_pb2 import Carriers
 from kumo.api.network.v1.network_pb2 import Network
 from kumo.log import get_logger
 
 log = get_logger(__name__)
 
 _MOST_STEPS = 16
+# Each new port is told to every host of its network: what is told is gathered for so many times as long as telling takes.
+_GATHER = 3.0
+_MOST_GATHER_S = 3.0
+_LONG_S = 0.05
+_SOON_S = 0.1
 
 
 class NetworkReconciler:
@@ -28,14 +33,29 @@ class NetworkReconciler:
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
+        # On the monotonic clock, by uid.
+        self._not_before: dict[str, float] = {}
 
-    async def reconcile(self, uid: str) -> None:
+    async def reconcile(self, uid: str) -> float | None:
+        clock = self._cell.clock
+        began = clock.monotonic()
+        if (early_s := self._not_before.get(uid, 0.0) - began) > 0:
+            return early_s
+        self._not_before.pop(uid, None)
+        is_settled = await self._settle(uid)
+        took_s = clock.monotonic() - began
+        if took_s > _LONG_S:
+            self._not_before[uid] = clock.monotonic() + min(_GATHER * took_s, _MOST_GATHER_S)
+        # Ports that come and go all the time must not keep other networks from their turn.
+        return None if is_settled else _SOON_S
+
+    async def _settle(self, uid: str) -> bool:
+        """Take steps until none is left; False if there are more than one turn may take."""
         for _ in range(_MOST_STEPS):
             network, order = self._cell.records.networks.get(uid), self._cell.records.orders.get(uid)
             if network is None or order is None:
-                return
-            placed = self._placed(network)
-            wanted = {one.host_uid: self._desired(network, order, placed, one.host_uid) for one in placed}
+                return True
+            wanted = desired_by_host(network, order.subnets, self._placed(network), self._cell.underlay_mtu)
             match plan(self._world(network, wanted)):
                 case Record(host_uids):
                     await self._record(network, host_uids)
@@ -52,8 +72,8 @@ class NetworkReconciler:
                     log.info("network gone", network=network.name)
                 case Wait() | None as step:
                     await self._report(network, step)
-                    return
-        raise RuntimeError(f"the plan of network {uid} does not come to rest")
+                    return True
+        return False
 
     async def _record(self, network: Network, host_uids: Iterable[str]) -> None:
         change = self._cell.ledger.change()
@@ -100,13 +120,12 @@ class NetworkReconciler:
 
     def _with_ports(self, uid: str) -> frozenset[str]:
         """Return the hosts whose agents have something of a port of it."""
-        ports = self._cell.records.ports.find("network", uid)
-        found = set()
-        for session in self._cell.agents.all():
-            held = (session.ports.get(port.uid) for port in ports)
-            if any(facts is not None and facts.binding != PortFacts.ABSENT for facts in held):
-                found.add(session.host_uid)
-        return frozenset(found)
+        ports = {port.uid for port in self._cell.records.ports.find("network", uid)}
+        return frozenset(
+            session.host_uid
+            for session in self._cell.agents.all()
+            if any(port in ports and facts.binding != PortFacts.ABSENT for port, facts in session.ports.items())
+        )
 
     def _carrying(self, uid: str) -> frozenset[str]:
         kept = self._cell.records.carriers.get(uid)
@@ -124,9 +143,6 @@ class NetworkReconciler:
             if host is not None:
                 found.append(PlacedPort(port, host.uid, host.spec.tunnel_address))
         return found
-
-    def _desired(self, network: Network, order: Order, placed: list[PlacedPort], host_uid: str) -> DesiredNetwork:
-        return desired_network(network, order.subnets, placed, host_uid, self._cell.underlay_mtu)
 
     async def _report(self, network: Network, step: Step | None) -> None:
         part = Network(uid=network.uid)
