@@ -185,41 +185,41 @@ class WatchStream:
         self._heard_at = self._clock.monotonic()
         try:
             async with asyncio.TaskGroup() as tasks:
-                writing = tasks.create_task(_write(call, self._outbox))
-                reading = tasks.create_task(self._read(call, endpoint))
-                await asyncio.wait((writing, reading), return_when=asyncio.FIRST_COMPLETED)
-                writing.cancel()
-                reading.cancel()
+                works = (_write(call, self._outbox), self._read(call, endpoint), self._until_silent(endpoint))
+                running = [tasks.create_task(work) for work in works]
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in running:
+                    task.cancel()
         finally:
             self._outbox = None
             call.cancel()
 
     async def _read(self, call: _Call, endpoint: Endpoint) -> None:
-        """Read until the stream ends or falls silent. Cancelling a read ends the call, so one is kept and waited for in steps."""
-        async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(_read_one(call))
-            while True:
-                done, _ = await asyncio.wait((reading,), timeout=self._silence_s / 2)
-                if not done:
-                    if not self._watches:
-                        # etcd answers for progress only where something is watched: this silence says nothing.
-                        reading.cancel()
-                        return
-                    if self._clock.monotonic() - self._heard_at > self._silence_s + endpoint.allowance_s:
-                        endpoint.silent_for(self._clock.monotonic() - self._heard_at)
-                        self._endpoints.fault(endpoint, "the watch stream is silent")
-                        reading.cancel()
-                        return
-                    self.ask_progress()
-                    continue
-                answer = reading.result()
-                if not isinstance(answer, rpc_pb2.WatchResponse):
-                    if answer is not None and is_endpoint_fault(*answer):
-                        self._endpoints.fault(endpoint, answer[1])
-                    return
-                self._heard_at = self._answered_at = self._clock.monotonic()
-                reading = tasks.create_task(_read_one(call))
-                await self._dispatch(answer)
+        """Read until the stream ends. One task reads one answer after another: each detour would let answers lag while the loop is busy."""
+        while True:
+            answer = await _read_one(call)
+            if not isinstance(answer, rpc_pb2.WatchResponse):
+                if answer is not None and is_endpoint_fault(*answer):
+                    self._endpoints.fault(endpoint, answer[1])
+                return
+            self._heard_at = self._answered_at = self._clock.monotonic()
+            await self._dispatch(answer)
+
+    async def _until_silent(self, endpoint: Endpoint) -> None:
+        """Ask for progress when nothing comes; return when nothing comes all the same, or when nothing is watched."""
+        while True:
+            await self._clock.sleep(self._silence_s / 2)
+            silent_s = self._clock.monotonic() - self._heard_at
+            if silent_s < self._silence_s / 2:
+                continue
+            if not self._watches:
+                # etcd answers for progress only where something is watched: this silence says nothing.
+                return
+            if silent_s > self._silence_s + endpoint.allowance_s:
+                endpoint.silent_for(silent_s)
+                self._endpoints.fault(endpoint, "the watch stream is silent")
+                return
+            self.ask_progress()
 
     async def _dispatch(self, answer: rpc_pb2.WatchResponse) -> None:
         if await self._is_other_cluster(answer.header.cluster_id):
