@@ -186,7 +186,7 @@ class Planes:
         return made
 
 
-def _store_files(folder: Path) -> TlsFiles:
+def store_files(folder: Path) -> TlsFiles:
     """Write the certificates of etcd and of its users."""
     now, life = datetime.now(UTC), timedelta(days=2)
     root = new_root("Kumo test etcd", now - timedelta(hours=3))
@@ -197,7 +197,7 @@ def _store_files(folder: Path) -> TlsFiles:
     return TlsFiles(folder / "etcd-ca.crt", folder / "server.crt", folder / "server.key")
 
 
-def _write_tls(pki: Pki, folder: Path, host: str) -> None:
+def write_tls(pki: Pki, folder: Path, host: str) -> None:
     """Write what the processes of one host present; their etcd's certificates are those of all."""
     own = folder / host
     own.mkdir()
@@ -215,7 +215,7 @@ async def planes(
     """Run etcd and the controllers of both planes, which answer when the block begins; `before` comes before the programs of a host."""
     pki = Pki(folder / "pki")
     (folder / "pki").mkdir()
-    server = _store_files(folder)
+    server = store_files(folder)
     async with AsyncExitStack() as stack:
         store = stack.enter_context(cluster(extra=["--max-txn-ops=1024"], tls=server))
         etcd = await stack.enter_async_context(
@@ -223,7 +223,7 @@ async def planes(
         )
         made: dict[str, dict[str, Controller]] = {"region": {}, "cell": {}}
         for host in hosts:
-            _write_tls(pki, folder, host)
+            write_tls(pki, folder, host)
             for plane, members in made.items():
                 own = await stack.enter_async_context(proxy_to(free_ports(1)[0]))
                 to_store = await stack.enter_async_context(proxy_to(store.members[0].port))
