@@ -17,6 +17,7 @@ from kumo.clock import Clock, SystemClock
 from kumo.errors import Unavailable
 from kumo.log import get_logger
 from kumo.store import ops
+from kumo.store.barrier import Barrier
 from kumo.store.commit import Changes, Committed, Committer, Refused, Witness
 from kumo.store.errors import Compacted, Conflict, Deposed
 from kumo.store.etcd import kv_pb2, rpc_pb2
@@ -179,7 +180,8 @@ class Ledger:
         self.etcd, self.keys, self.term = etcd, keys, term
         self.revision = 0
         etags = Etags(term.incarnation)
-        self._committer = Committer(etcd, clock or SystemClock(), rng or random.Random(), etags)
+        rng = rng or random.Random()
+        self._committer = Committer(etcd, clock or SystemClock(), rng, etags, Barrier(etcd, keys, rng))
         self._views: dict[str, View[Any]] = {}
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0

@@ -1,9 +1,10 @@
 """Sends guarded changes to etcd until it is known what became of them, and says which guards did not hold.
 
 An answer that does not come is not a failure: the same transaction is sent again where its guards make a second application
-impossible, and what it wrote is read back. It knows keys and revisions, not records.
+impossible, and what it wrote is read back; the first one is kept from taking effect later. It knows keys and revisions, not records.
 """
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from google.protobuf.message import Message
 
 from kumo.clock import Clock
 from kumo.store import ops
+from kumo.store.barrier import Barrier
 from kumo.store.errors import StoreUnreachable, Unknown
 from kumo.store.etcd import kv_pb2
 from kumo.store.etcd import rpc_pb2 as pb
@@ -149,6 +151,7 @@ class Committer:
     clock: Clock
     rng: random.Random
     etags: Etags
+    barrier: Barrier
     timeout_s: float = 4.0
 
     async def commit(self, changes: Changes) -> Committed | Refused:
@@ -162,10 +165,13 @@ class Committer:
         deadline = self.clock.monotonic() + self.timeout_s
         is_repeated = False
         while True:
+            is_sent = False
             try:
+                await self.barrier.settle()
+                is_sent = True
                 result = await self._send(changes)
             except (Unknown, StoreUnreachable) as error:
-                may_have_happened = is_repeated or isinstance(error, Unknown)
+                may_have_happened = is_repeated or (is_sent and isinstance(error, Unknown))
                 # The client has looked for somebody who takes requests already, for as long as a caller should wait.
                 is_hopeless = isinstance(error, StoreUnreachable) or self._is_silent() or self.clock.monotonic() > deadline
                 if changes.witness is None or is_hopeless:
@@ -175,6 +181,8 @@ class Committer:
                     raise
                 is_repeated = may_have_happened
                 await self.clock.sleep(self.rng.uniform(0.02, 0.1))
+                continue
+            if result is None:
                 continue
             if isinstance(result, Refused) and is_repeated and (revision := _own_revision(changes.witness, result)):
                 COMMITS.labels("read_back").inc()
@@ -188,17 +196,29 @@ class Committer:
     def _is_silent(self) -> bool:
         return self.etcd.silent_s() > _SILENT_S
 
-    async def _send(self, changes: Changes) -> Committed | Refused:
-        guards = list(changes.guards.values())
+    async def _send(self, changes: Changes) -> Committed | Refused | None:
+        """Return None if the barrier alone was in the way."""
+        guards, barrier = list(changes.guards.values()), self.barrier.compare()
         ranges = {(guard.compare.key, guard.compare.range_end): None for guard in guards}
-        answer = await self.etcd.txn([guard.compare for guard in guards], changes.operations, [_look(*one) for one in ranges])
+        looks = [_look(*one) for one in [*ranges, (barrier.key, b"")]]
+        try:
+            answer = await self.etcd.txn([*(guard.compare for guard in guards), barrier], changes.operations, looks)
+        except (Unknown, asyncio.CancelledError):
+            self.barrier.doubt()
+            raise
         if answer.succeeded:
             return Committed(answer.header.revision)
         found = {
             key: Found(response.response_range.kvs, response.response_range.count)
-            for (key, _), response in zip(ranges, answer.responses, strict=True)
+            for (key, _), response in zip(ranges, answer.responses[:-1], strict=True)
         }
+        raised = answer.responses[-1].response_range.kvs
+        raised_at = raised[0].mod_revision if raised else 0
+        if raised_at != barrier.mod_revision:
+            self.barrier.learn(raised_at)
         failed = tuple((guard, found[guard.compare.key]) for guard in guards if not guard.holds(found[guard.compare.key]))
+        if not failed and raised_at != barrier.mod_revision:
+            return None
         if not failed:
             raise RuntimeError("etcd refused a transaction whose guards hold")
         return Refused(failed, found, answer.header.revision)

@@ -6,7 +6,7 @@
     index/<table>/<index>/<value>/<uid>
     ref/<target table>/<target uid>/<table>/<uid>        -> name of the record that refers; keeps the target from being deleted
     owned/<target table>/<target uid>/<table>/<uid>      -> name of the record that goes with the target
-    usage/<project uid>/<class>, request/<hh>/<scope>/<id>, lead, incarnation, format, token-key
+    usage/<project uid>/<class>, request/<hh>/<scope>/<id>, lead, incarnation, format, token-key, barrier/<number>
 
 <hh> is two hexadecimal digits of a hash of the uid: a mirror is loaded by 256 bounded ranges, since a page out of etcd costs
 time in proportion to all that lies behind it.

@@ -16,6 +16,7 @@ from kumo.errors import FailedPrecondition
 from kumo.ids import new_uid
 from kumo.log import get_logger
 from kumo.store import ops
+from kumo.store.barrier import Barrier
 from kumo.store.commit import Changes, Committed, Committer, Refused
 from kumo.store.election import Election
 from kumo.store.errors import Unknown
@@ -63,7 +64,7 @@ class Plane:
         self.format_version, self.incarnation = identity.format_version, identity.incarnation
         self.etags = Etags(identity.incarnation)
         self._tokens = Tokens(identity.incarnation, identity.token_key)
-        self._committer = Committer(etcd, sources.clock, sources.rng, self.etags)
+        self._committer = Committer(etcd, sources.clock, sources.rng, self.etags, Barrier(etcd, self.keys, sources.rng))
         self._tables: dict[str, Table[Any]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup | None = None

@@ -11,6 +11,7 @@ from kumo.api.fleet.v1.host_pb2 import Host
 from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.clock import SystemClock
 from kumo.ids import new_uid
+from kumo.store.barrier import Barrier
 from kumo.store.client import Etcd
 from kumo.store.commit import Changes, Committed, Committer, Refused
 from kumo.store.errors import Conflict
@@ -31,12 +32,17 @@ def member() -> Generator[Cluster, None, None]:
         yield one
 
 
+def _committer(etcd: Etcd, keys: Keys) -> Committer:
+    rng = random.Random(1)
+    return Committer(etcd, SystemClock(), rng, Etags("i"), Barrier(etcd, keys, rng))
+
+
 class Booker:
     """One who claims, with a picture of the host of its own."""
 
     def __init__(self, etcd: Etcd, keys: Keys, host: Host) -> None:
         self._etcd, self._keys, self._host = etcd, keys, host
-        self._committer = Committer(etcd, SystemClock(), random.Random(1), Etags("i"))
+        self._committer = _committer(etcd, keys)
 
     async def look(self) -> HostRead:
         host = (await self._get(self._keys.part(table_name(Host), self._host.uid, INTENT)))[0]
@@ -71,7 +77,7 @@ async def _host(etcd: Etcd, keys: Keys, vcpus: int) -> Host:
     host = Host(uid=new_uid(), name="hosts/h1", status=Host.Status(state=Host.UP, vcpus=vcpus, memory_mib=10_000, virt_type="kvm"))
     changes = Changes()
     changes.put(keys.part(table_name(Host), host.uid, INTENT), serialized(host))
-    await Committer(etcd, SystemClock(), random.Random(1), Etags("i")).commit(changes)
+    await _committer(etcd, keys).commit(changes)
     return host
 
 
@@ -129,6 +135,6 @@ async def test_a_host_that_is_cordoned_after_the_choice_refuses_the_claim(member
         cordoned = Changes()
         host.spec.cordoned = True
         cordoned.put(keys.part(table_name(Host), host.uid, INTENT), serialized(host))
-        await Committer(etcd, SystemClock(), random.Random(1), Etags("i")).commit(cordoned)
+        await _committer(etcd, keys).commit(cordoned)
         host.spec.cordoned = False
         assert not await booker.claim(picture, "a", 1)

@@ -1,6 +1,6 @@
 """Runs seeds by hand.
 
-usage: python -m tests.simulation [--play region|store] [--twice] --seeds 1000-2000 | --seed 17 [--log]
+usage: python -m tests.simulation [--play region|store|order] [--twice] --seeds 1000-2000 | --seed 17 [--log]
 """
 
 import argparse
@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
+from tests.simulation.order_play import OrderPlay
 from tests.simulation.run import Outcome, Play, run
 from tests.simulation.store_play import StorePlay
 from tests.simulation.story import RegionPlay
 
-PLAYS: dict[str, Callable[[], Play]] = {"region": RegionPlay, "store": StorePlay}
+PLAYS: dict[str, Callable[[], Play]] = {"region": RegionPlay, "store": StorePlay, "order": OrderPlay}
 
 
 def main() -> int:

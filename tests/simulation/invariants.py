@@ -25,12 +25,12 @@ from tests.simulation.world import CONTROLLERS, HOSTS, MEMORY_MIB, World, cell_a
 _REGION, _CELL = "/kumo/region/local/", "/kumo/cell/a/"
 _USAGE = re.compile(rf"{_REGION}usage/[^/]+/(servers|ports|volumes|vcpus|memory_mib|gib)$")
 # All but the election's own key, and what makes a plane; of the region, what its followers do not write for their callers.
-_CELL_LEADERS = re.compile(rf"{_CELL}(?!lead$|incarnation$|format$|token-key$|tick)")
+_CELL_LEADERS = re.compile(rf"{_CELL}(?!lead$|incarnation$|format$|token-key$|barrier/|tick)")
 _REGION_LEADERS = re.compile(rf"{_REGION}record/[^/]+/../[^/]+/(placement|status)$")
 _INTENT = re.compile(rf"{_REGION}record/(server|port|volume)/../([^/]+)/intent$")
 # History, answers to repeated requests, tombstones, and the planes' own bookkeeping.
 _KEPT = re.compile(
-    r"/(event|request|end|tombstone|ended|sweep)[^/]*/|/(lead|cursor|sequence|stale|largest|incarnation|format|token-key)|/tick|/Event/"
+    r"/(event|request|end|tombstone|ended|sweep)[^/]*/|/(lead|cursor|sequence|stale|largest|incarnation|format|token-key)|/tick|/Event/|/barrier/"
     r"|/record/(obeyed|cell|host|pool|image|network|booking)/"
 )
 NAMES = ("s0", "s1", "s2")
@@ -63,7 +63,7 @@ class Judge:
 
     def committed(self, revision: int, events: list[kv_pb2.Event]) -> None:
         self._fence(revision, events)
-        self._guarded(revision)
+        self._guarded(revision, events)
         if any(event.kv.key.startswith((_REGION + "usage/").encode()) or b"/record/server/" in event.kv.key for event in events):
             self._usage(revision)
 
@@ -80,10 +80,11 @@ class Judge:
             keys = [event.kv.key.decode() for event in events]
             self.object(f"revision {revision}: {writer} wrote {keys}, and {lead.value.decode() if lead is not None else 'nobody'} leads")
 
-    def _guarded(self, revision: int) -> None:
+    def _guarded(self, revision: int, events: list[kv_pb2.Event]) -> None:
         """No controller writes without comparing something, or a write that is sent again would undo what came between."""
         data = self.world.data
-        if data.writer and not rpc_pb2.TxnRequest.FromString(data.asked).compare:
+        is_barrier = all(b"/barrier/" in event.kv.key for event in events)
+        if data.writer and not is_barrier and not rpc_pb2.TxnRequest.FromString(data.asked).compare:
             self.object(f"revision {revision}: {data.writer} wrote without a guard")
 
     def _usage(self, revision: int) -> None:

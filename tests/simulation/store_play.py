@@ -111,9 +111,12 @@ class SmallWorld(Machines):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.device = Device(self.rng)
+        self.device = self.make_device()
         for name in CANDIDATES:
             self.add(name, name, self._candidate)
+
+    def make_device(self) -> Device:
+        return Device(self.rng)
 
     def sizes_there(self) -> dict[str, int]:
         """Return the size of each record that the store has, by uid."""
@@ -265,7 +268,8 @@ class StoreJudge:
 
     def committed(self, revision: int, events: list[Any]) -> None:
         writer = self.world.data.writer
-        if writer and not rpc_pb2.TxnRequest.FromString(self.world.data.asked).compare:
+        is_barrier = all(b"/barrier/" in event.kv.key for event in events)
+        if writer and not is_barrier and not rpc_pb2.TxnRequest.FromString(self.world.data.asked).compare:
             self.broken.append(f"revision {revision}: {writer} wrote without a guard")
         if not any(event.kv.key.endswith(b"/status") and event.type == 0 for event in events):
             return

@@ -337,7 +337,8 @@ class Call:
         if server is None or server.node.is_paused or self._wire.is_cut(self.client, server.node) or self.path not in server.handlers:
             return
         self._wire.on_call(self.client.name, f"{self.path}, late")
-        self._loop.create_task(self._serve(server.handlers[self.path], body), context=server.context.copy())
+        task = self._loop.create_task(self._serve(server.handlers[self.path], body), context=server.context.copy())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _push(self, body: bytes | None) -> None:
         self._last_up = max(self._last_up + _APART_S, self._loop.time() + self._wire.latency_s())
