@@ -17,8 +17,8 @@ from agent.storage.driver import DeadClient, FileDisk, ImageOnPool, Usage, Wante
 from agent.storage.owners import mark_from, owner_from
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
 from kumo.errors import FailedPrecondition, NotFound
-from storage.block.mark import Mark, mark_of, owner_changed, successor, text_of
 from storage.block.names import volume_name
+from storage.mark import Mark, mark_of, owner_changed, successor, text_of
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 from kumo.api.agent.v1.storage_pb2 import Owner
 from kumo.api.type.v1.stamp_pb2 import Epoch
-from storage.block.mark import Mark
+from storage.mark import Mark
 
 
 def mark_from(owner: Owner) -> Mark:

@@ -11,9 +11,10 @@ from agent.storage.owners import mark_from, owner_from
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
 from kumo.errors import FailedPrecondition
 from storage.block import images, locks, volumes
-from storage.block.mark import Mark, change_mark, owner_changed, read_mark, remove_mark
+from storage.block.mark import change_mark, read_mark, remove_mark
 from storage.block.names import importing_name, volume_name
 from storage.conf import key_of, monitors_of
+from storage.mark import Mark, owner_changed
 from storage.pool import pool_usage
 from storage.rados import Access, Cluster, Connection
 

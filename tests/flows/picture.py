@@ -19,8 +19,8 @@ from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest
 from kumo.api.agent.v1.network_pb2 import ApplyNetworkRequest, ApplyPortRequest
 from kumo.store.etcd.rpc_pb2 import RangeRequest, RangeResponse
 from kumo.store.record import table_name
-from storage.block.mark import Mark, mark_of
 from storage.block.names import mark_object, volume_uid
+from storage.mark import Mark, mark_of
 from tests.flows.hosts import PLANE, Hosts
 
 M = TypeVar("M", bound=Message)

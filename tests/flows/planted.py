@@ -29,8 +29,8 @@ from kumo.store.etcd.rpc_pb2 import DeleteRangeRequest, DeleteRangeResponse, Put
 from kumo.store.keys import Keys
 from kumo.store.record import table_name
 from kumo.store.v1.values_pb2 import Usage
-from storage.block.mark import Mark, text_of
 from storage.block.names import mark_object, volume_name
+from storage.mark import Mark, text_of
 from tests.flows.audit_kinds import Kind
 from tests.flows.hosts import Hosts
 from tests.flows.picture import Picture, call_store, take

@@ -10,8 +10,9 @@ import pytest
 
 from kumo.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from kumo.ids import new_uid
-from storage.block.mark import Mark, change_mark, read_mark
+from storage.block.mark import change_mark, read_mark
 from storage.block.volumes import Wanted, delete_volume, ensure_volume, find_volume
+from storage.mark import Mark
 from storage.rados import Access, Cluster, Connection
 from tests.ceph import Ceph
 

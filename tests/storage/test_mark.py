@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kumo.errors import FailedPrecondition, Unavailable
-from storage.block.mark import Mark, mark_of, successor, text_of
+from storage.mark import Mark, mark_of, successor, text_of
 
 EPOCHS = st.integers(0, 3)
 OWNERS = st.builds(Mark, st.sampled_from(["s1", "s2"]), st.sampled_from(["h1", "h2"]), EPOCHS, EPOCHS)
