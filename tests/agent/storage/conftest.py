@@ -1,4 +1,4 @@
-"""Fixtures of the storage tests: both drivers behind one name, and pools for them."""
+"""Fixtures of the storage tests: all drivers behind one name, and pools for them."""
 
 import asyncio
 import contextlib
@@ -17,6 +17,7 @@ from agent.state import StateFiles
 from agent.storage.checks import ImageChecks, ImageLimits
 from agent.storage.driver import ImageOnPool, StorageDriver
 from agent.storage.fake import FakeDriver
+from agent.storage.file import FileDriver
 from agent.storage.imports import ImageImports
 from agent.storage.rbd import RbdDriver
 from agent.storage.sandbox import Sandbox
@@ -39,6 +40,7 @@ from kumo.rpc.client import channel
 from kumo.rpc.identity import PeerRule, Peers
 from kumo.rpc.server import INTERNAL, Server
 from storage.block.names import volume_name
+from storage.directory.locks import client_of
 from storage.rados import Access
 from tests.ceph import Ceph
 from tests.pki import Pki
@@ -122,20 +124,10 @@ class FakeWorld:
         return self.directory / self.pool.uid / "volumes" / f"{uid}.raw"
 
     async def write(self, uid: str, data: bytes, offset: int = 0) -> None:
-        def work() -> None:
-            with self.path(uid).open("r+b") as file:
-                file.seek(offset)
-                file.write(data)
-
-        await asyncio.to_thread(work)
+        await asyncio.to_thread(_write_at, self.path(uid), data, offset)
 
     async def read(self, uid: str, offset: int, length: int) -> bytes:
-        def work() -> bytes:
-            with self.path(uid).open("rb") as file:
-                file.seek(offset)
-                return file.read(length)
-
-        return await asyncio.to_thread(work)
+        return await asyncio.to_thread(_read_at, self.path(uid), offset, length)
 
     @contextlib.asynccontextmanager
     async def opened(self, uid: str) -> AsyncIterator[str]:
@@ -145,6 +137,66 @@ class FakeWorld:
 
     async def left(self) -> list[str]:
         return [str(path.name) for path in (self.directory / self.pool.uid).glob("*/*") if path.parent.name != "open"]
+
+
+@dataclass
+class FileWorld:
+    """A pool in a directory; who opens a volume there is a real QEMU."""
+
+    pool: PoolReference
+    directory: Path
+
+    def path(self, uid: str) -> Path:
+        return self.directory / self.pool.uid / "volumes" / uid / "disk"
+
+    async def write(self, uid: str, data: bytes, offset: int = 0) -> None:
+        await asyncio.to_thread(_write_at, self.path(uid), data, offset)
+
+    async def read(self, uid: str, offset: int, length: int) -> bytes:
+        return await asyncio.to_thread(_read_at, self.path(uid), offset, length)
+
+    @contextlib.asynccontextmanager
+    async def opened(self, uid: str) -> AsyncIterator[str]:
+        async with qemu_on(self.path(uid)):
+            address = client_of(self.path(uid))
+            assert address is not None, "QEMU locks what it writes to"
+            yield address
+
+    async def left(self) -> list[str]:
+        kinds = ("volumes", "images", "making", "trash")
+        return [path.name for kind in kinds for path in (self.directory / self.pool.uid / kind).glob("*")]
+
+
+@contextlib.asynccontextmanager
+async def qemu_on(disk: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Have a QEMU hold a raw file open for writing."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        "qemu-io", "-f", "raw", str(disk), stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(b"write -P 120 0 512\n")
+        async with asyncio.timeout(20):
+            while b"wrote" not in (line := await process.stdout.readline()):
+                assert line, "it ended"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def _write_at(path: Path, data: bytes, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def _read_at(path: Path, offset: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
 
 
 @dataclass
@@ -173,13 +225,19 @@ class Backend:
         return uid
 
 
-@pytest.fixture(params=["rbd", "fake"])
+@pytest.fixture(params=["rbd", "file", "fake"])
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     pool = PoolReference(uid=new_uid(), driver=request.param, volume_pool="volumes", image_pool="images")
     if request.param == "fake":
         fake = FakeDriver(tmp_path / "fake")
         yield Backend(fake, FakeWorld(fake, pool, tmp_path / "fake"))
         await fake.close()
+        return
+    if request.param == "file":
+        (tmp_path / "files").mkdir()
+        file = FileDriver(tmp_path / "files")
+        yield Backend(file, FileWorld(pool, tmp_path / "files"))
+        await file.close()
         return
     ceph: Ceph = request.getfixturevalue("ceph")
     driver = RbdDriver(Access(ceph.conf_file, ceph.user))

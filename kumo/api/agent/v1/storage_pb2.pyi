@@ -33,7 +33,7 @@ class PoolReference(_message.Message):
     uid: _builtins.str
     """The pool's uid."""
     driver: _builtins.str
-    """The driver: rbd or fake."""
+    """The driver: rbd, file or fake."""
     volume_pool: _builtins.str
     """The Ceph pool of volumes."""
     image_pool: _builtins.str
@@ -733,19 +733,25 @@ class DescribePoolResponse(_message.Message):
 
     CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
     USED_BYTES_FIELD_NUMBER: _builtins.int
+    VERBS_FIELD_NUMBER: _builtins.int
     capacity_bytes: _builtins.int
     """What it can hold, in bytes."""
     used_bytes: _builtins.int
     """What is taken, in bytes."""
+    @_builtins.property
+    def verbs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the driver can be asked for, sorted: the words of Pool.Status.verbs."""
+
     def __init__(
         self,
         *,
         capacity_bytes: _builtins.int = ...,
         used_bytes: _builtins.int = ...,
+        verbs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "used_bytes", b"used_bytes", "verbs", b"verbs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

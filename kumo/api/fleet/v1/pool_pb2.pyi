@@ -41,6 +41,8 @@ class Pool(_message.Message):
         """Ceph RBD."""
         FAKE: Pool._Driver.ValueType  # 2
         """Memory of the agent, to simulate."""
+        FILE: Pool._Driver.ValueType  # 3
+        """Files in a directory of one host."""
 
     class Driver(_Driver, metaclass=_DriverEnumTypeWrapper):
         """What keeps the bytes of a pool."""
@@ -51,6 +53,8 @@ class Pool(_message.Message):
     """Ceph RBD."""
     FAKE: Pool.Driver.ValueType  # 2
     """Memory of the agent, to simulate."""
+    FILE: Pool.Driver.ValueType  # 3
+    """Files in a directory of one host."""
 
     class _State:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -90,6 +94,7 @@ class Pool(_message.Message):
         VOLUME_POOL_FIELD_NUMBER: _builtins.int
         IMAGE_POOL_FIELD_NUMBER: _builtins.int
         DEFAULT_FIELD_NUMBER: _builtins.int
+        HOSTS_FIELD_NUMBER: _builtins.int
         driver: Global___Pool.Driver.ValueType
         """What keeps the bytes."""
         volume_pool: _builtins.str
@@ -102,6 +107,12 @@ class Pool(_message.Message):
         def cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """The cells that reach it; empty for all."""
 
+        @_builtins.property
+        def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """The hosts that reach it, by the last part of their names; empty for all of its cells. A pool of driver FILE names the one host that
+            has the directory: servers with a disk in it are placed there, and no other host does work on it.
+            """
+
         def __init__(
             self,
             *,
@@ -110,10 +121,11 @@ class Pool(_message.Message):
             volume_pool: _builtins.str = ...,
             image_pool: _builtins.str = ...,
             default: _builtins.bool = ...,
+            hosts: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "default", b"default", "driver", b"driver", "image_pool", b"image_pool", "volume_pool", b"volume_pool"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "default", b"default", "driver", b"driver", "hosts", b"hosts", "image_pool", b"image_pool", "volume_pool", b"volume_pool"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,6 +140,7 @@ class Pool(_message.Message):
         CONDITIONS_FIELD_NUMBER: _builtins.int
         CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
         USED_BYTES_FIELD_NUMBER: _builtins.int
+        VERBS_FIELD_NUMBER: _builtins.int
         PLACEMENT_FIELD_NUMBER: _builtins.int
         state: Global___Pool.State.ValueType
         """Where it is in its life."""
@@ -142,6 +155,12 @@ class Pool(_message.Message):
             """What holds and what does not, with reasons."""
 
         @_builtins.property
+        def verbs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """What it can be asked for, as its driver says: CREATE (blank volumes), CLONE (volumes from images), IMPORT (images), SHARE (several
+            hosts). Anything else is refused when it is asked for. Empty until it is known.
+            """
+
+        @_builtins.property
         def placement(self) -> _placement_pb2.Placement:
             """Which cells hold it."""
 
@@ -153,11 +172,12 @@ class Pool(_message.Message):
             conditions: _abc.Iterable[_condition_pb2.Condition] | None = ...,
             capacity_bytes: _builtins.int = ...,
             used_bytes: _builtins.int = ...,
+            verbs: _abc.Iterable[_builtins.str] | None = ...,
             placement: _placement_pb2.Placement | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["placement", b"placement"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "conditions", b"conditions", "observed_generation", b"observed_generation", "placement", b"placement", "state", b"state", "used_bytes", b"used_bytes"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "conditions", b"conditions", "observed_generation", b"observed_generation", "placement", b"placement", "state", b"state", "used_bytes", b"used_bytes", "verbs", b"verbs"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
