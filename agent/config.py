@@ -46,11 +46,13 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class StorageConfig:
-    """How to reach Ceph. Without `ceph_conf` there are volumes of the driver fake only."""
+    """Where volumes may lie: in Ceph, in a directory, or both. With neither there are those of the driver fake only."""
 
     ceph_conf: Path | None = None
     # As Ceph calls it: client.NAME.
     ceph_user: str = ""
+    # Holds the pools of the driver file. It is never made: where it should be and is not, its disk is not mounted.
+    directory: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from agent.state import StateFiles
 from agent.storage.checks import ImageChecks, ImageLimits
 from agent.storage.driver import StorageDriver
 from agent.storage.fake import FakeDriver
+from agent.storage.file import FileDriver
 from agent.storage.imports import ImageImports
 from agent.storage.sandbox import Sandbox
 from agent.storage.service import Storage
@@ -235,6 +236,8 @@ def _network_driver(config: Config) -> NetworkDriver:
 
 def _storage_drivers(config: Config) -> dict[str, StorageDriver]:
     drivers: dict[str, StorageDriver] = {"fake": FakeDriver(config.state / "volumes")}
+    if config.storage.directory is not None:
+        drivers["file"] = FileDriver(config.storage.directory)
     if config.storage.ceph_conf is not None:
         # Only where it is used: librados is large.
         from agent.storage.rbd import RbdDriver

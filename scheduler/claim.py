@@ -74,6 +74,7 @@ def add_claims(
 
 
 def _check(host: Host, booking: Booking, claim: Claim, policy: Policy) -> None:
+    # Which hosts reach a pool never changes, so that it is not looked at again.
     request = Request(claim.server_uid, claim.vcpus, claim.memory_mib)
     failed = failing(Hosts.of([row_of(host, booking, policy)]), request, 0)
     if failed:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.filters import FILTERS, Filter, Request, failing
+from scheduler.filters import FILTERS, Filter, Request, failing, reaches_disks
 from scheduler.snapshot import Hosts
 
 _CLOSE_HOSTS = 3
@@ -29,7 +29,7 @@ class Explanation:
     """`binding` holds the sets of filters each of which, if all hosts passed it, would make room: the smallest such sets, sorted.
 
     `close` says of up to three hosts that fail only such a set what they lack. `largest_*` is the most of each that one host
-    could still take of what it is asked for, over the hosts that are up and open.
+    could still take of what it is asked for, over the hosts that are up, open, and reach its disk.
     """
 
     request: Request
@@ -79,7 +79,7 @@ def explain(hosts: Hosts, request: Request) -> Explanation:
     fewest = int(failed.sum(0).min()) if len(hosts) else 0
     closest = [int(row) for row in np.flatnonzero(failed.sum(0) == fewest)] if fewest else []
     sets = {tuple(one.reason for one, fails in zip(FILTERS, failed[:, row], strict=True) if fails) for row in closest}
-    ready = hosts.up & ~hosts.cordoned & hosts.runs_servers
+    ready = hosts.up & ~hosts.cordoned & hosts.runs_servers & reaches_disks(hosts, request)
     vcpus, memory_mib = _largest(hosts, np.flatnonzero(ready))
     return Explanation(request, len(hosts), tuple(removals), tuple(sorted(sets)), _close(hosts, request, closest), vcpus, memory_mib)
 

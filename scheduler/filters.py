@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from scheduler.snapshot import Bools, Hosts
 
 
@@ -13,6 +15,8 @@ class Request:
     uid: str
     vcpus: int
     memory_mib: int
+    # The names of the hosts that reach its disks; empty for all.
+    reach: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ def runs_servers(hosts: Hosts, _request: Request) -> Bools:
     return hosts.runs_servers
 
 
+def reaches_disks(hosts: Hosts, request: Request) -> Bools:
+    if not request.reach:
+        return np.ones(len(hosts), np.bool_)
+    return np.fromiter((name in request.reach for name in hosts.names), np.bool_, len(hosts))
+
+
 def has_vcpus(hosts: Hosts, request: Request) -> Bools:
     return hosts.vcpus_limit - hosts.vcpus_claimed >= request.vcpus
 
@@ -48,6 +58,7 @@ FILTERS: tuple[Filter, ...] = (
     Filter("HOST_DOWN", "do not answer", is_up),
     Filter("HOST_CORDONED", "are cordoned", takes_new_servers),
     Filter("NO_VIRTUALIZATION", "run no servers", runs_servers),
+    Filter("POOL_OUT_OF_REACH", "do not reach the pool of its disk", reaches_disks),
     Filter("NO_VCPUS", "have too few virtual CPUs free", has_vcpus),
     Filter("NO_MEMORY", "have too little memory free", has_memory),
 )

@@ -1,4 +1,4 @@
-"""What the storage servicer and the compute role ask of a backend. `rbd` is the real one; `fake` keeps its state in files."""
+"""What the storage servicer and the compute role ask of a backend: `rbd` and `file` are real, `fake` keeps its state in files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Protocol
 
 from agent.storage.proof import Proof
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
+from kumo.pool_verbs import Verb
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class RbdDisk:
 
 @dataclass(frozen=True)
 class FileDisk:
-    """What QEMU needs to open a volume of the fake: a raw file."""
+    """What QEMU needs to open a volume that is a raw file of this host."""
 
     path: Path
 
@@ -86,8 +87,12 @@ class Disks(Protocol):
 class StorageDriver(Disks, Protocol):
     """What the servicer asks. Every method may be called again after any failure, and is then called with the same arguments."""
 
+    @property
+    def verbs(self) -> frozenset[Verb]:
+        """What it can do; the servicer refuses the rest, and the region does so when it is asked for."""
+
     async def ensure_volume(self, pool: PoolReference, volume: "WantedVolume") -> VolumeFacts:
-        """Raises NotFound IMAGE_NOT_FOUND, FailedPrecondition VOLUME_TOO_SMALL."""
+        """Raises NotFound IMAGE_NOT_FOUND, FailedPrecondition VOLUME_TOO_SMALL, ResourceExhausted POOL_FULL."""
 
     async def delete_volume(self, pool: PoolReference, uid: str) -> None:
         """Raises FailedPrecondition VOLUME_IN_USE while a client has it open."""

@@ -17,6 +17,7 @@ from agent.storage.driver import DeadClient, FileDisk, ImageOnPool, Usage, Wante
 from agent.storage.owners import mark_from, owner_from
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
 from kumo.errors import FailedPrecondition, NotFound
+from kumo.pool_verbs import ALL_VERBS, Verb
 from storage.block.names import volume_name
 from storage.mark import Mark, mark_of, owner_changed, successor, text_of
 
@@ -26,9 +27,13 @@ _PIECE_BYTES = 1 << 20
 
 
 class FakeDriver:
-    """One thread does all of it, so every method is atomic to the others; a crash leaves a thing made or not made."""
+    """One thread does all of it, so every method is atomic to the others; a crash leaves a thing made or not made.
 
-    def __init__(self, directory: Path, capacity_bytes: int = 1 << 40) -> None:
+    `verbs` are what it says that it can do.
+    """
+
+    def __init__(self, directory: Path, capacity_bytes: int = 1 << 40, verbs: frozenset[Verb] = ALL_VERBS) -> None:
+        self.verbs = verbs
         self._directory = directory
         self._capacity_bytes = capacity_bytes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fake-storage")

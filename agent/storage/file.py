@@ -12,6 +12,7 @@ from agent.storage.driver import DeadClient, FileDisk, ImageOnPool, Usage, Wante
 from agent.storage.owners import mark_from, owner_from
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
 from kumo.errors import FailedPrecondition, Unavailable
+from kumo.pool_verbs import ALL_VERBS, Verb
 from storage.block.names import volume_name
 from storage.directory import images, volumes
 from storage.directory.copying import Cancelled
@@ -38,6 +39,9 @@ class _Clone:
 
 class FileDriver:
     """Made once a process. `directory` holds a folder for each pool; what is left of its disk below `reserve_bytes` takes nothing new."""
+
+    # Other hosts do not see the directory.
+    verbs = ALL_VERBS - {Verb.SHARE}
 
     def __init__(self, directory: Path, reserve_bytes: int = _RESERVE_BYTES) -> None:
         self._directory, self._reserve_bytes = directory, reserve_bytes

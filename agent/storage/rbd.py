@@ -10,6 +10,7 @@ from agent.storage.driver import DeadClient, ImageOnPool, RbdDisk, Usage, Wanted
 from agent.storage.owners import mark_from, owner_from
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
 from kumo.errors import FailedPrecondition
+from kumo.pool_verbs import ALL_VERBS
 from storage.block import images, locks, volumes
 from storage.block.mark import change_mark, read_mark, remove_mark
 from storage.block.names import importing_name, volume_name
@@ -24,6 +25,8 @@ PURGE_TIMEOUT_S = 3600.0
 
 class RbdDriver:
     """Made once a process. Connects when first asked, and again when the connection was lost."""
+
+    verbs = ALL_VERBS
 
     def __init__(self, access: Access) -> None:
         self._cluster = Cluster(access)

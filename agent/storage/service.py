@@ -36,6 +36,7 @@ from kumo.api.type.v1.stamp_pb2 import Stamp
 from kumo.errors import Error, FailedPrecondition, InvalidArgument, Unavailable
 from kumo.locks import KeyedLocks
 from kumo.log import get_logger
+from kumo.pool_verbs import WHAT, Verb
 from kumo.rpc.identity import Context
 from kumo.stamps import refusal, term_order
 
@@ -64,7 +65,7 @@ class Storage(StorageServicer):
             tasks.create_task(self._sweep())
 
     async def EnsureVolume(self, request: EnsureVolumeRequest, context: Context) -> EnsureVolumeResponse:
-        driver = self._driver(request.pool)
+        driver = self._driver(request.pool, Verb.CLONE if request.image_uid else Verb.CREATE)
         async with self._obeying(request.uid, request.stamp):
             wanted = WantedVolume(request.uid, request.size_bytes, request.stamp.generation, request.image_uid)
             return EnsureVolumeResponse(facts=await driver.ensure_volume(request.pool, wanted))
@@ -107,7 +108,7 @@ class Storage(StorageServicer):
         return DescribeImageResponse(facts=await self._imports.describe(request.pool, self._driver(request.pool), request.uid))
 
     async def ImportImage(self, request: ImportImageRequest, context: Context) -> ImportImageResponse:
-        driver = self._driver(request.pool)
+        driver = self._driver(request.pool, Verb.IMPORT)
         declared = Declared(request.uid, request.format, request.size_bytes, request.sha256)
         async with self._obeying(request.uid, request.stamp):
             return ImportImageResponse(facts=await self._imports.start(request.pool, driver, declared))
@@ -121,10 +122,12 @@ class Storage(StorageServicer):
             return DeleteImageResponse()
 
     async def DescribePool(self, request: DescribePoolRequest, context: Context) -> DescribePoolResponse:
-        usage = await self._driver(request.pool).usage(request.pool)
-        return DescribePoolResponse(capacity_bytes=usage.capacity_bytes, used_bytes=usage.used_bytes)
+        driver = self._driver(request.pool)
+        usage = await driver.usage(request.pool)
+        return DescribePoolResponse(capacity_bytes=usage.capacity_bytes, used_bytes=usage.used_bytes, verbs=sorted(driver.verbs))
 
-    def _driver(self, pool: PoolReference) -> StorageDriver:
+    def _driver(self, pool: PoolReference, verb: Verb | None = None) -> StorageDriver:
+        """Raises FailedPrecondition DRIVER_MISSING, and VERB_MISSING for what the driver cannot do."""
         driver = self._drivers.get(pool.driver)
         if driver is None:
             raise FailedPrecondition(
@@ -132,6 +135,14 @@ class Storage(StorageServicer):
                 f"pool {pool.uid} needs the storage driver {pool.driver!r}; this host has {', '.join(self._drivers) or 'none'}",
                 fix="give the command to a host that reaches the pool",
                 driver=pool.driver,
+            )
+        if verb is not None and verb not in driver.verbs:
+            raise FailedPrecondition(
+                "VERB_MISSING",
+                f"the storage driver {pool.driver} cannot {WHAT[verb]} ({verb})",
+                fix="use a pool of another driver",
+                driver=pool.driver,
+                verb=verb,
             )
         self._pools[pool.uid] = pool
         return driver

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from controller.cell.ledger import View
 from controller.cell.session import Dial, Listener, Session
 from kumo.api.fleet.v1.host_pb2 import Host
+from kumo.api.fleet.v1.pool_pb2 import Pool
 from kumo.api.type.v1.stamp_pb2 import Term
 from kumo.clock import Clock
 from kumo.errors import Unavailable
@@ -59,17 +60,23 @@ class Agents:
     def all(self) -> Iterator[Session]:
         yield from self._sessions.values()
 
-    @property
-    def has_storage(self) -> bool:
+    def has_storage(self, pool: Pool) -> bool:
         """Whether for_storage() would find a host."""
-        return any(session.has_role("storage") for session in self._sessions.values())
+        return bool(self._able(pool))
 
-    def for_storage(self, uid: str) -> Session:
-        """Return a host that does work on shared storage: the same one for the same thing as long as it answers."""
-        able = [session for session in self._sessions.values() if session.has_role("storage")]
+    def for_storage(self, uid: str, pool: Pool) -> Session:
+        """Return a host that does work on storage in `pool`: the same one for the same thing as long as it answers."""
+        able = self._able(pool)
         if not able:
-            raise Unavailable("NO_STORAGE_AGENT", "no host with the storage role answers", fix="bring up a host with the role storage")
+            which = f"of {', '.join(pool.spec.hosts)}, which alone reach {pool.name}, none" if pool.spec.hosts else "no host"
+            raise Unavailable(
+                "NO_STORAGE_AGENT", f"{which} with the storage role answers", fix="bring up a host with the role storage", pool=pool.name
+            )
         return max(able, key=lambda session: (zlib.crc32(f"{session.host_uid}/{uid}".encode()), session.host_uid))
+
+    def _able(self, pool: Pool) -> list[Session]:
+        reach = pool.spec.hosts
+        return [one for one in self._sessions.values() if one.has_role("storage") and (not reach or one.name in reach)]
 
     def _start_and_stop(self, tasks: asyncio.TaskGroup) -> None:
         wanted = {host.uid: host for host in self._hosts.all()}

@@ -60,7 +60,7 @@ class Owners:
         pool = self._cell.records.pools.get(volume.spec.pool_uid) if volume is not None else None
         if volume is None or pool is None:
             raise Unavailable("VOLUME_UNKNOWN", f"volume {volume_uid} or its pool is not known here", volume_uid=volume_uid)
-        session = self._cell.agents.for_storage(volume_uid)
+        session = self._cell.agents.for_storage(volume_uid, pool)
         stamp = session.stamp(_epoch(owner, expected), volume.generation)
         request = SetOwnerRequest(stamp=stamp, uid=volume_uid, pool=pool_reference(pool), expected=expected, owner=owner)
         await session.storage.SetOwner(request, timeout=_COMMAND_S)

@@ -25,7 +25,7 @@ from kumo.api.cell.v1.cell_pb2 import (
 from kumo.api.cell.v1.cell_pb2_grpc import StreamsServicer
 from kumo.api.cell.v1.record_pb2 import Staging
 from kumo.api.image.v1.image_pb2 import Image
-from kumo.errors import Error, FailedPrecondition, InvalidArgument, NotFound
+from kumo.errors import Error, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from kumo.rpc.client import Stream
 from kumo.rpc.identity import Context
 
@@ -110,7 +110,10 @@ async def _stager(cell: Cell, image: Image) -> Session:
     kept = cell.records.stagings.get(image.uid)
     if kept is not None and cell.records.hosts.entry(kept.host_uid) is not None:
         return cell.agents.session(kept.host_uid)
-    session = cell.agents.for_storage(image.uid)
+    pool = cell.records.pools.get(image.spec.pool_uid)
+    if pool is None:
+        raise Unavailable("POOL_UNKNOWN", f"the pool of {image.name} is not known in this cell yet", fix="try again in a second")
+    session = cell.agents.for_storage(image.uid, pool)
     change = cell.ledger.change()
     staging = Staging(name=image.name, uid=image.uid, host_uid=session.host_uid)
     change.put(staging, replaces=cell.records.stagings.intent_revision(image.uid))

@@ -27,7 +27,9 @@ def rows(draw: st.DrawFn, most: int = 12) -> list[Host]:
 
 
 def requests() -> st.SearchStrategy[Request]:
-    return st.builds(Request, uid=st.uuids().map(str), vcpus=st.integers(1, 8), memory_mib=st.integers(1, 32))
+    """Return requests, most of which may go anywhere."""
+    reach = st.one_of(st.just(frozenset[str]()), st.frozensets(st.integers(0, 11).map(lambda number: f"h{number}"), max_size=6))
+    return st.builds(Request, uid=st.uuids().map(str), vcpus=st.integers(1, 8), memory_mib=st.integers(1, 32), reach=reach)
 
 
 def fits(host: Host, request: Request) -> bool:
@@ -36,6 +38,7 @@ def fits(host: Host, request: Request) -> bool:
         host.up
         and not host.cordoned
         and host.runs_servers
+        and (not request.reach or host.name in request.reach)
         and host.vcpus_limit - host.vcpus_claimed >= request.vcpus
         and host.memory_limit_mib - host.memory_claimed_mib >= request.memory_mib
     )

@@ -27,7 +27,7 @@ def test_every_host_that_does_not_fit_is_counted_once(rows: list[Host], request:
 @given(rows=rows(), request=requests())
 def test_what_is_said_to_fit_does_fit(rows: list[Host], request: Request) -> None:
     explanation = explain(Hosts.of(rows), request)
-    smaller = Request(request.uid, explanation.largest_vcpus, explanation.largest_memory_mib)
+    smaller = Request(request.uid, explanation.largest_vcpus, explanation.largest_memory_mib, request.reach)
     if smaller.vcpus:
         assert any(fits(row, smaller) for row in rows)
 

@@ -15,7 +15,7 @@ from kumo.api.storage.v1.volume_pb2 import Volume
 # What VXLAN adds to each packet, over IPv4.
 TUNNEL_BYTES = 50
 
-_DRIVERS = {Pool.RBD: "rbd", Pool.FAKE: "fake"}
+_DRIVERS = {Pool.RBD: "rbd", Pool.FAKE: "fake", Pool.FILE: "file"}
 
 
 @dataclass(frozen=True)

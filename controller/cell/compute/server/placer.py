@@ -70,8 +70,9 @@ class Placer:
             await self._book(server, before.host_uid, before.host, Epoch(cell=order.stamp.epoch.cell, host=1), None)
             return True
         self._check_all_heard()
+        self._check_pool(server)
         self._cell.strangers.check()
-        choice = place(self._table.hosts, _request(server))
+        choice = place(self._table.hosts, self._request(server))
         if not isinstance(choice, Choice):
             await self._say_waiting(server, order, choice.explanation)
             return False
@@ -160,6 +161,12 @@ class Placer:
             message = f"not heard yet in this term: {', '.join(sorted(unheard)[:_LISTED])}"
             raise Unavailable("HOSTS_NOT_HEARD", message, fix=f"wait: at most {GRACE_S:.0f} s", host_count=len(unheard))
 
+    def _check_pool(self, server: Server) -> None:
+        """Raise Unavailable while it is not known which hosts reach the server's disk."""
+        if server.spec.pool_uid and self._cell.records.pools.entry(server.spec.pool_uid) is None:
+            message = f"the pool of {server.name} is not known here yet"
+            raise Unavailable("POOL_UNKNOWN", message, fix="wait: the region tells of it", pool_uid=server.spec.pool_uid)
+
     def _is_heard(self, host_uid: str) -> bool:
         session = self._cell.agents.get(host_uid)
         return session is not None and session.heard_at is not None
@@ -227,16 +234,17 @@ class Placer:
         for uid in fitting_now(self._table.rows(), waiting, _MOST_WOKEN) if waiting else ():
             self._wake(uid)
 
+    def _request(self, server: Server) -> Request:
+        pool = self._cell.records.pools.get(server.spec.pool_uid)
+        reach = frozenset(pool.spec.hosts) if pool is not None else frozenset()
+        return Request(server.uid, server.spec.vcpus, server.spec.memory_mib, reach)
+
     def _waiting(self) -> Iterable[Waiting]:
         records = self._cell.records
         for placement in records.placements.find("waiting", "yes"):
             server, order = records.servers.get(placement.uid), records.orders.get(placement.uid)
             if server is not None and order is not None:
-                yield Waiting(_request(server), order.project_uid, placement.waiting_since.ToNanoseconds() / 1e9)
-
-
-def _request(server: Server) -> Request:
-    return Request(server.uid, server.spec.vcpus, server.spec.memory_mib)
+                yield Waiting(self._request(server), order.project_uid, placement.waiting_since.ToNanoseconds() / 1e9)
 
 
 def _next_host_epoch(before: Placement | None, cell_epoch: int) -> int:

@@ -1,4 +1,4 @@
-"""Says of one pool whether storage agents reach it and how full it is, once a minute; ends it when nothing lies in it."""
+"""Says of one pool whether storage agents reach it, how full it is and what it can be asked for; ends it when nothing lies in it."""
 
 from controller.cell.cell import Cell
 from controller.cell.compute.server.desired import pool_reference
@@ -40,7 +40,7 @@ class PoolReconciler:
 
     async def _describe(self, pool: Pool) -> float:
         try:
-            session = self._cell.agents.for_storage(pool.uid)
+            session = self._cell.agents.for_storage(pool.uid, pool)
             found = await session.storage.DescribePool(DescribePoolRequest(pool=pool_reference(pool)), timeout=_COMMAND_S)
         except Error as error:
             await self._report(pool, Pool.UNAVAILABLE, Said("Ready", False, error.reason, error.message, error.fix), None)
@@ -59,6 +59,7 @@ class PoolReconciler:
         after = part.status
         after.state, after.observed_generation = state, pool.generation
         after.capacity_bytes, after.used_bytes = before.capacity_bytes, before.used_bytes
+        after.verbs.extend(found.verbs if found is not None else before.verbs)
         if found is not None:
             moved = abs(found.used_bytes - before.used_bytes) > _LEAST_CHANGE * max(1, found.capacity_bytes)
             if moved or found.capacity_bytes != before.capacity_bytes or not before.state:

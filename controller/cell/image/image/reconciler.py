@@ -8,8 +8,9 @@ from controller.cell.events import WARNING, Happened
 from controller.cell.image.image.plan import Finish, Import, Look, Remove, Step, Wait, World, plan
 from controller.cell.presence import is_withdrawn
 from controller.cell.session import Session
-from kumo.api.agent.v1.storage_pb2 import DeleteImageRequest, DescribeImageRequest, ImageFacts, ImportImageRequest, PoolReference
+from kumo.api.agent.v1.storage_pb2 import DeleteImageRequest, DescribeImageRequest, ImageFacts, ImportImageRequest
 from kumo.api.cell.v1.record_pb2 import Staging
+from kumo.api.fleet.v1.pool_pb2 import Pool
 from kumo.api.image.v1.image_pb2 import Image
 from kumo.errors import Error, FailedPrecondition
 from kumo.log import get_logger
@@ -67,7 +68,7 @@ class ImageReconciler:
         )
 
     async def _look(self, image: Image) -> ImageFacts:
-        request = DescribeImageRequest(uid=image.uid, pool=self._pool(image))
+        request = DescribeImageRequest(uid=image.uid, pool=pool_reference(self._pool(image)))
         return (await self._stager(image).storage.DescribeImage(request, timeout=_COMMAND_S)).facts
 
     async def _import(self, image: Image) -> ImageFacts:
@@ -75,7 +76,7 @@ class ImageReconciler:
         request = ImportImageRequest(
             stamp=session.stamp(None, image.generation),
             uid=image.uid,
-            pool=self._pool(image),
+            pool=pool_reference(self._pool(image)),
             format=_FORMATS[image.spec.format],
             size_bytes=image.spec.size_bytes,
             sha256=image.spec.sha256,
@@ -84,7 +85,7 @@ class ImageReconciler:
 
     async def _remove(self, image: Image) -> None:
         session = self._stager(image)
-        request = DeleteImageRequest(stamp=session.stamp(None, image.generation), uid=image.uid, pool=self._pool(image))
+        request = DeleteImageRequest(stamp=session.stamp(None, image.generation), uid=image.uid, pool=pool_reference(self._pool(image)))
         await session.storage.DeleteImage(request, timeout=_COMMAND_S)
         self._removed.add(image.uid)
 
@@ -102,13 +103,13 @@ class ImageReconciler:
         staging = self._cell.records.stagings.get(image.uid)
         if staging is not None and self._cell.records.hosts.entry(staging.host_uid) is not None:
             return self._cell.agents.session(staging.host_uid)
-        return self._cell.agents.for_storage(image.uid)
+        return self._cell.agents.for_storage(image.uid, self._pool(image))
 
-    def _pool(self, image: Image) -> PoolReference:
+    def _pool(self, image: Image) -> Pool:
         pool = self._cell.records.pools.get(image.spec.pool_uid)
         if pool is None:
             raise FailedPrecondition("POOL_UNKNOWN", f"the pool of {image.name} is not known here", pool_uid=image.spec.pool_uid)
-        return pool_reference(pool)
+        return pool
 
     async def _report(self, image: Image, step: Step | None, facts: ImageFacts | None, trouble: Error | None) -> None:
         if step is None and facts is None:

@@ -58,11 +58,11 @@ class VolumeAudit:
         if pool is None:
             self._findings.pop(pool_uid, None)
             return None
-        if not self._cell.agents.has_storage:
+        if not self._cell.agents.has_storage(pool):
             return _UNREACHED_S
         records = self._cell.records
         made = [volume.uid for volume in records.volumes.find("pool", pool_uid) if volume.status.state in _MADE]
-        session = self._cell.agents.for_storage(pool_uid)
+        session = self._cell.agents.for_storage(pool_uid, pool)
         answer = await session.storage.ListVolumes(ListVolumesRequest(pool=pool_reference(pool)), timeout=_COMMAND_S)
         # Read after the list: what was removed meanwhile has its tombstone by now.
         ended = [end.uid for end in records.ends.all() if end.kind == "volume" and not end.withdrawn]
@@ -73,7 +73,7 @@ class VolumeAudit:
         return _EVERY_S
 
     async def _remove(self, pool: Pool, uid: str) -> None:
-        session = self._cell.agents.for_storage(uid)
+        session = self._cell.agents.for_storage(uid, pool)
         end = self._cell.records.ends.get(uid)
         generation = end.stamp.generation if end is not None else 0
         request = DeleteVolumeRequest(stamp=session.stamp(None, generation), uid=uid, pool=pool_reference(pool))

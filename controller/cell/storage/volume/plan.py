@@ -12,7 +12,7 @@ class World:
     is_removed: bool = False
     has_failed: bool = False
     is_pool_known: bool = False
-    # Some host that does work on shared storage answers.
+    # Some host that does work on storage in its pool answers.
     has_agent: bool = False
     # It is cloned from an image that is not imported yet, or not known here.
     waits_for_image: bool = False

@@ -67,11 +67,12 @@ class VolumeReconciler:
 
     async def _ensure(self, volume: Volume) -> str:
         """Return what the backend calls it."""
-        session = self._cell.agents.for_storage(volume.uid)
+        pool = self._pool(volume)
+        session = self._cell.agents.for_storage(volume.uid, pool)
         request = EnsureVolumeRequest(
             stamp=session.stamp(self._epoch(volume), volume.generation),
             uid=volume.uid,
-            pool=pool_reference(self._pool(volume)),
+            pool=pool_reference(pool),
             size_bytes=volume.spec.size_gib * _GIB,
             image_uid=volume.spec.image_uid,
         )
@@ -81,21 +82,23 @@ class VolumeReconciler:
 
     async def _remove(self, volume: Volume) -> None:
         await self._owners.clear(volume.uid, volume.owner_uid)
-        session = self._cell.agents.for_storage(volume.uid)
+        pool = self._pool(volume)
+        session = self._cell.agents.for_storage(volume.uid, pool)
         stamp = session.stamp(self._epoch(volume), volume.generation)
-        request = DeleteVolumeRequest(stamp=stamp, uid=volume.uid, pool=pool_reference(self._pool(volume)))
+        request = DeleteVolumeRequest(stamp=stamp, uid=volume.uid, pool=pool_reference(pool))
         await session.storage.DeleteVolume(request, timeout=_COMMAND_S)
         self._removed.add(volume.uid)
 
     def _world(self, volume: Volume, *, is_made: bool, has_failed: bool) -> World:
         image = self._cell.records.images.get(volume.spec.image_uid) if volume.spec.image_uid else None
+        pool = self._cell.records.pools.get(volume.spec.pool_uid)
         return World(
             is_leaving=is_leaving(self._cell, volume),
             is_made=is_made or volume.status.state in _MADE,
             is_removed=volume.uid in self._removed,
             has_failed=has_failed or (volume.status.state == Volume.FAILED and volume.status.observed_generation == volume.generation),
-            is_pool_known=self._cell.records.pools.entry(volume.spec.pool_uid) is not None,
-            has_agent=self._cell.agents.has_storage,
+            is_pool_known=pool is not None,
+            has_agent=pool is not None and self._cell.agents.has_storage(pool),
             waits_for_image=bool(volume.spec.image_uid) and (image is None or image.status.state != Image.ACTIVE),
             held_by=self._held_by(volume),
         )
