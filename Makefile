@@ -15,9 +15,9 @@ help:  ## say what there is
 setup:  ## install what is missing: Debian packages, etcd, .venv, the guest image
 	@$(SYSTEM_PYTHON) -m deploy.setup --develop
 
-up:  ## start a region and boot a server in it
+up:  ## start a region and boot a server in it; STORAGE=file needs no Ceph
 	@$(SYSTEM_PYTHON) -m deploy.setup
-	@$(PYTHON) -m deploy.up
+	@$(PYTHON) -m deploy.up $(if $(STORAGE),--storage $(STORAGE))
 
 down:  ## stop the region; its state is kept
 	@$(PYTHON) -m deploy.down

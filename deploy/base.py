@@ -8,7 +8,7 @@ from deploy import ceph, control, etcd, libvirt_host, namespace, pki, program
 from deploy.control import Service, wait_for
 from deploy.etcd_binary import Etcd
 from deploy.files import make_directory
-from deploy.layout import CHECKOUT, Lab, Role
+from deploy.layout import CHECKOUT, Lab, Role, Storage
 from deploy.steps import Steps
 
 SERVING_S = 60
@@ -46,6 +46,9 @@ def make_stores(lab: Lab, found: Etcd) -> None:
         libvirt_host.prepare(lab)
     if Role.CEPH in lab.roles:
         ceph.prepare(lab)
+    if lab.storage is Storage.FILE:
+        # QEMU's user passes through, and lists nothing.
+        make_directory(lab.files, mode=0o711)
 
 
 def make_targets(state: Path) -> None:
@@ -94,7 +97,7 @@ def boot(lab: Lab, *options: str) -> None:
 
 def is_new(lab: Lab) -> bool:
     """Whether the lab's Ceph has never served, so that nobody has a key yet."""
-    return not (lab.ceph / "osd-epoch").exists()
+    return Role.CEPH in lab.roles and not (lab.ceph / "osd-epoch").exists()
 
 
 def wait_until_serving(lab: Lab, steps: Steps, *, booted: bool) -> None:

@@ -60,7 +60,7 @@ def stop(lab: Lab, steps: Steps) -> None:
     if Role.HOST in lab.roles:
         with steps.step("guests"):
             _stop_guests(lab)
-    with steps.step("libvirt, Ceph, etcd"):
+    with steps.step("libvirt, Ceph, etcd" if Role.CEPH in lab.roles else "libvirt, etcd"):
         init = control.init_pid(lab)
         control.ask(lab, "shutdown")
         _wait_for_end(init)

@@ -17,7 +17,7 @@ from cli.upload import upload_file
 from cli.wait import follow
 from deploy.control import wait_for
 from deploy.image import build
-from deploy.layout import Lab, Port
+from deploy.layout import Lab, Port, Storage
 from deploy.steps import Steps
 from kumo.api.compute.v1.flavor_pb2 import Flavor
 from kumo.api.compute.v1.server_pb2 import Server
@@ -75,11 +75,16 @@ def _exists(session: Session, noun: Noun, name: str) -> bool:
     return True
 
 
-def register(session: Session, hosts: Iterable[Lab]) -> None:
+def pool_of(lab: Lab) -> Pool.Spec:
+    """Return the pool that a lab's volumes and images lie in."""
+    if lab.storage is Storage.FILE:
+        return Pool.Spec(driver=Pool.FILE, hosts=[lab.host], default=True)
+    return Pool.Spec(driver=Pool.RBD, volume_pool="volumes", image_pool="images", default=True)
+
+
+def register(session: Session, pool: Pool.Spec, hosts: Iterable[Lab]) -> None:
     """Tell the region of its pool, its hosts and the sizes of servers: what an operator does once."""
-    _create(
-        session, NOUNS["pool"], "default", Pool(spec=Pool.Spec(driver=Pool.RBD, volume_pool="volumes", image_pool="images", default=True))
-    )
+    _create(session, NOUNS["pool"], "default", Pool(spec=pool))
     for host in hosts:
         add_host(session, host)
     for name, (vcpus, memory_mib, disk_gib) in FLAVORS.items():
@@ -135,7 +140,7 @@ def run(lab: Lab, steps: Steps, booted: int) -> None:
     name = session.full_name(NOUNS["server"], SERVER)
     try:
         with steps.step("pool, host, flavors"):
-            register(session, [lab])
+            register(session, pool_of(lab), [lab])
         if not done.exists():
             with steps.step(f"image {IMAGE}"):
                 bring_image(session, build.ensure()[0])

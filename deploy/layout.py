@@ -60,6 +60,13 @@ class Role(StrEnum):
     HOST = "host"  # libvirt, agent, guest responder
 
 
+class Storage(StrEnum):
+    """What keeps volumes and images."""
+
+    RBD = "rbd"
+    FILE = "file"
+
+
 @dataclass(frozen=True)
 class Addresses:
     """One address for each plane, IPv4 or IPv6; they may be one and the same."""
@@ -81,6 +88,7 @@ class Lab:
     cell: str = "a"
     addresses: Addresses = Addresses()
     roles: frozenset[Role] = frozenset(Role)
+    storage: Storage = Storage.RBD
     # Holds what all nodes of a lab have in common; of its own where there is one.
     common: Path | None = None
 
@@ -109,6 +117,11 @@ class Lab:
     @property
     def ceph(self) -> Path:
         return self.state / "ceph"
+
+    @property
+    def files(self) -> Path:
+        """Where volumes and images lie that are files."""
+        return self.state / "files"
 
     @property
     def libvirt(self) -> Path:
@@ -167,8 +180,13 @@ class Lab:
 
     def save(self) -> None:
         """Write down what later commands need to find this lab by its state directory alone."""
-        text = json.dumps({"format": FORMAT, "port_base": self.port_base, "host": self.host})
+        text = json.dumps({"format": FORMAT, "port_base": self.port_base, "host": self.host, "storage": self.storage})
         self.description.write_text(text + "\n")
+
+
+def roles_with(storage: Storage) -> frozenset[Role]:
+    """Return what the one node of a lab does: without RBD there is no Ceph."""
+    return frozenset(Role) if storage is Storage.RBD else frozenset(Role) - {Role.CEPH}
 
 
 def bracketed(address: str) -> str:
@@ -184,4 +202,6 @@ def load(state: Path) -> Lab | None:
         return None
     if found["format"] > FORMAT:
         raise ValueError(f"{state} has format {found['format']}, this Kumo knows up to {FORMAT}: use the newer Kumo")
-    return Lab(state=state, port_base=found["port_base"], host=found["host"])
+    # Labs of before there was a choice name none.
+    storage = Storage(found.get("storage", Storage.RBD))
+    return Lab(state=state, port_base=found["port_base"], host=found["host"], roles=roles_with(storage), storage=storage)

@@ -13,7 +13,7 @@ from pathlib import Path
 from deploy.control import Service
 from deploy.etcd_binary import Etcd
 from deploy.files import make_directory, write
-from deploy.layout import LOOPBACK, Lab, Port, Role, User, bracketed
+from deploy.layout import LOOPBACK, Lab, Port, Role, Storage, User, bracketed
 from deploy.rights import service
 
 RUN = Path("/run/kumo")
@@ -102,9 +102,15 @@ def _agent(lab: Lab) -> str:
                 "responder": RUN / "responder.sock",
                 "guest_gid": User.GUEST,
             },
-            "storage": {"ceph_conf": lab.agent / "ceph" / "ceph.conf", "ceph_user": f"client.agent-{lab.host}"},
+            "storage": _storage(lab),
         }
     )
+
+
+def _storage(lab: Lab) -> dict[str, object]:
+    if lab.storage is Storage.FILE:
+        return {"directory": lab.files}
+    return {"ceph_conf": lab.agent / "ceph" / "ceph.conf", "ceph_user": f"client.agent-{lab.host}"}
 
 
 def _responder(lab: Lab) -> str:

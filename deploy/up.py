@@ -1,6 +1,6 @@
 """`make up`: from nothing, or from whatever an earlier run left, to a region that serves; and once more is a no-op that says so.
 
-usage: python -m deploy.up [--state DIR] [--port-base N] [--host NAME] [--only base|host]
+usage: python -m deploy.up [--state DIR] [--port-base N] [--host NAME] [--storage rbd|file] [--only base|host]
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cli.failure import Failure
 from deploy import base, control, etcd_binary, preflight, processes
-from deploy.layout import DEFAULT_PORT_BASE, DEFAULT_STATE, Lab, Port, load
+from deploy.layout import DEFAULT_PORT_BASE, DEFAULT_STATE, Lab, Port, Storage, load, roles_with
 from deploy.steps import Steps, fail
 
 START_S = 60
@@ -46,14 +46,15 @@ def chosen_lab(arguments: argparse.Namespace) -> Lab:
         raise SystemExit(1)
     port_base = int(arguments.port_base)
     known = load(state)
-    host = getattr(arguments, "host", None)
+    host, storage = getattr(arguments, "host", None), getattr(arguments, "storage", None)
     if known is None:
-        return Lab(state, port_base or DEFAULT_PORT_BASE, host or "h1")
-    if port_base not in (0, known.port_base) or host not in (None, known.host):
+        chosen = Storage(storage or Storage.RBD)
+        return Lab(state, port_base or DEFAULT_PORT_BASE, host or "h1", roles=roles_with(chosen), storage=chosen)
+    if port_base not in (0, known.port_base) or host not in (None, known.host) or storage not in (None, known.storage):
         fail(
             "this lab is another one",
-            f"{state} holds a lab with port base {known.port_base} and host {known.host}; neither can change",
-            "leave KUMO_PORT_BASE out, or name another directory with KUMO_STATE, or `make purge` first",
+            f"{state} holds a lab with port base {known.port_base}, host {known.host} and storage {known.storage}; none of it can change",
+            "leave KUMO_PORT_BASE and STORAGE out, or name another directory with KUMO_STATE, or `make purge` first",
         )
         raise SystemExit(1)
     return known
@@ -151,6 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make up", description="Start a region on this machine.")
     add_lab_arguments(parser)
     parser.add_argument("--host", help="name of the one host (default h1)")
+    parser.add_argument("--storage", choices=list(map(str, Storage)), help="what keeps volumes: Ceph's RBD (the default), or files")
     parser.add_argument("--only", choices=STAGES, default="all", help="base: etcd, Ceph and libvirt alone; host: no controller")
     arguments = parser.parse_args(argv)
     try:

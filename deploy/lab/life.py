@@ -64,7 +64,7 @@ def up(shape: Shape, found: Etcd, steps: Steps) -> None:
         with steps.step("region's API"):
             wait_for("the region's API", lambda: hello.serves(own), START_S)
         with steps.step("hosts"):
-            hello.register(own, map(shape.node, shape.hosts))
+            hello.register(own, hello.pool_of(shape.node(FIRST)), map(shape.node, shape.hosts))
             wait_until_up(own, shape.hosts)
         made = shape.state / "image-was-made"
         if not made.exists():
