@@ -14,10 +14,11 @@ command = standard.group("pool")
     "create", help="Create a pool. Example: kumo pool create fast --driver rbd --volume-pool volumes --image-pool images --default"
 )
 @click.argument("name")
-@click.option("--driver", required=True, type=click.Choice(["rbd", "fake"]), help="What keeps the bytes.")
+@click.option("--driver", required=True, type=click.Choice(["rbd", "file", "fake"]), help="What keeps the bytes.")
 @click.option("--volume-pool", default="", help="The Ceph pool for volumes.")
 @click.option("--image-pool", default="", help="The Ceph pool for images.")
 @click.option("--cell", "cells", multiple=True, help="A cell that reaches it; none means all.")
+@click.option("--host", "hosts", multiple=True, help="A host that reaches it; none means all. A directory is one host's.")
 @click.option("--default", "is_default", is_flag=True, help="What names no pool goes here.")
 @standard.create_options
 @pass_session
@@ -28,6 +29,7 @@ def create(
     volume_pool: str,
     image_pool: str,
     cells: tuple[str, ...],
+    hosts: tuple[str, ...],
     is_default: bool,
     how: standard.Creation,
 ) -> None:
@@ -35,4 +37,5 @@ def create(
     pool.spec.driver = driver.upper()
     pool.spec.volume_pool, pool.spec.image_pool, pool.spec.default = volume_pool, image_pool, is_default
     pool.spec.cells.extend(cells)
+    pool.spec.hosts.extend(hosts)
     standard.create(session, NOUN, name, pool, how)

@@ -8,6 +8,7 @@ from controller.region import access
 from kumo.api.fleet.v1.pool_pb2 import Pool
 from kumo.api.image.v1.image_pb2 import Image
 from kumo.errors import FailedPrecondition, InvalidArgument
+from kumo.pool_verbs import WHAT, Verb
 from kumo.store.plane import Plane
 from kumo.store.table import Table
 
@@ -40,6 +41,25 @@ async def pool_or_default(plane: Plane, pools: Table[Pool], name: str, field: st
             "NO_DEFAULT_POOL", "no pool is the default one", field=field, fix="name a pool, or have an operator make one the default"
         )
     return page.items[0]
+
+
+def require_verb(pool: Pool | None, verb: Verb, field: str) -> None:
+    """Raises FailedPrecondition VERB_MISSING if the pool's driver is known not to be able to do it."""
+    if pool is not None and pool.status.verbs and verb not in pool.status.verbs:
+        raise verb_missing(pool, verb, field)
+
+
+def verb_missing(pool: Pool, verb: Verb, field: str) -> FailedPrecondition:
+    driver = Pool.Driver.Name(pool.spec.driver)
+    return FailedPrecondition(
+        "VERB_MISSING",
+        f"{pool.name} cannot {WHAT[verb]}: its driver {driver} has no verb {verb}",
+        field=field,
+        fix=f"name a pool that lists {verb} among its verbs",
+        pool=pool.name,
+        driver=driver,
+        verb=verb,
+    )
 
 
 async def usable_image(plane: Plane, images: Table[Image], name: str, field: str) -> Image:

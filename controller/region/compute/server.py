@@ -8,7 +8,7 @@ from controller.region.compute.consoles import Consoles
 from controller.region.compute.interfaces import Interfaces
 from controller.region.create import Creatable, Outcome
 from controller.region.network.port import usage_of as usage_of_port
-from controller.region.resolve import require_room_for, resolve, usable_image
+from controller.region.resolve import require_room_for, require_verb, resolve, usable_image
 from controller.region.secrets import user_data_key
 from controller.region.standard import Region
 from controller.region.storage.volume import require_same_pool
@@ -18,6 +18,7 @@ from kumo.api.compute.v1.server_pb2 import Server
 from kumo.api.storage.v1.volume_pb2 import Volume
 from kumo.errors import FailedPrecondition
 from kumo.ids import new_uid
+from kumo.pool_verbs import Verb
 from kumo.rpc.identity import Context
 from kumo.store.txn import Txn
 
@@ -102,6 +103,7 @@ class Servers(Creatable[Server]):
         require_room_for(image, spec.disk_gib, "server.spec.disk_gib")
         require_same_pool(spec.pool, image.spec.pool, image.name, "server.spec.pool")
         spec.pool, spec.pool_uid = image.spec.pool, image.spec.pool_uid
+        require_verb(await tables.pools.get_by_uid(spec.pool_uid), Verb.CLONE, "server.spec.image")
         return children.Disk(spec.disk_gib, spec.pool, spec.pool_uid)
 
     async def _add_root_disk(self, txn: Txn, server: Server, disk: children.Disk) -> Volume:

@@ -3,10 +3,12 @@
 from typing import Any
 
 from controller.region.create import Creatable, Outcome
+from controller.region.resolve import require_verb, resolve, verb_missing
 from controller.region.standard import Region
 from kumo.api.fleet.v1 import pool_pb2
 from kumo.api.fleet.v1.pool_pb2 import Pool
 from kumo.errors import FailedPrecondition, InvalidArgument
+from kumo.pool_verbs import Verb
 from kumo.rpc.identity import Context
 from kumo.store.txn import Txn
 
@@ -24,14 +26,35 @@ class Pools(Creatable[Pool]):
         async def fill(txn: Txn) -> Outcome[Pool]:
             pool, _ = await self.draft(request)
             _require_ceph_pools(pool)
+            await self._settle_reach(pool)
             if pool.spec.default:
                 _take_default(txn, pool)
             return Outcome(self.created(txn, pool))
 
         return await self.once(request, fill)
 
+    async def _settle_reach(self, pool: Pool) -> None:
+        """Look up the hosts that the pool names; a directory is one host's, and so one cell's."""
+        hosts = [await resolve(self.region.plane, self.region.tables.hosts, f"hosts/{one}", "pool.spec.hosts") for one in pool.spec.hosts]
+        if pool.spec.driver != Pool.FILE:
+            return
+        if not hosts:
+            raise InvalidArgument(
+                "HOST_MISSING", "a pool of driver FILE needs the host that has the directory", field="pool.spec.hosts", fix="name one host"
+            )
+        cell = hosts[0].spec.cell
+        if len(hosts) > 1:
+            raise verb_missing(pool, Verb.SHARE, "pool.spec.hosts")
+        if pool.spec.cells and list(pool.spec.cells) != [cell]:
+            raise verb_missing(pool, Verb.SHARE, "pool.spec.cells")
+        pool.spec.cells[:] = [cell]
+
     async def before_update(self, txn: Txn, old: Pool, new: Pool) -> None:
         """Cells that are named from now on are told of the pool; one that is named no more keeps what it has there."""
+        if old.spec.cells != new.spec.cells:
+            if new.spec.driver == Pool.FILE:
+                raise verb_missing(new, Verb.SHARE, "pool.spec.cells")
+            require_verb(old, Verb.SHARE, "pool.spec.cells")
         if new.spec.default and not old.spec.default:
             _take_default(txn, new)
         elif old.spec.default and not new.spec.default:

@@ -8,12 +8,13 @@ from controller.region.cells.forward import Forward, caller
 from controller.region.cells.upstream import Upstream
 from controller.region.create import Creatable, Outcome
 from controller.region.present import live_cells
-from controller.region.resolve import pool_or_default
+from controller.region.resolve import pool_or_default, require_verb
 from controller.region.standard import Region
 from kumo.api.cell.v1 import cell_pb2, cell_pb2_grpc
 from kumo.api.image.v1 import image_pb2
 from kumo.api.image.v1.image_pb2 import Image
 from kumo.errors import Error, FailedPrecondition, Unavailable
+from kumo.pool_verbs import Verb
 from kumo.rpc.identity import Context
 from kumo.store.txn import Txn
 
@@ -29,6 +30,7 @@ class Images(Creatable[Image]):
         async def fill(txn: Txn) -> Outcome[Image]:
             image, project_uid = await self.draft(request)
             pool = await pool_or_default(self.region.plane, self.region.tables.pools, image.spec.pool, "image.spec.pool")
+            require_verb(pool, Verb.IMPORT, "image.spec.pool")
             image.spec.pool, image.spec.pool_uid = pool.name, pool.uid
             return Outcome(self.created(txn, image), project_uid, usage_of(image))
 

@@ -3,11 +3,12 @@
 from typing import Any
 
 from controller.region.create import Creatable, Outcome
-from controller.region.resolve import pool_or_default, require_room_for, usable_image
+from controller.region.resolve import pool_or_default, require_room_for, require_verb, usable_image
 from controller.region.standard import Region
 from kumo.api.storage.v1 import volume_pb2
 from kumo.api.storage.v1.volume_pb2 import Volume
 from kumo.errors import FailedPrecondition
+from kumo.pool_verbs import Verb
 from kumo.rpc.identity import Context
 from kumo.store.txn import Txn
 
@@ -28,6 +29,7 @@ class Volumes(Creatable[Volume]):
         plane, tables, spec = self.region.plane, self.region.tables, volume.spec
         if not spec.image:
             pool = await pool_or_default(plane, tables.pools, spec.pool, "volume.spec.pool")
+            require_verb(pool, Verb.CREATE, "volume.spec.pool")
             spec.pool, spec.pool_uid = pool.name, pool.uid
             return
         image = await usable_image(plane, tables.images, spec.image, "volume.spec.image")
@@ -35,6 +37,7 @@ class Volumes(Creatable[Volume]):
         spec.image_uid = image.uid
         require_same_pool(spec.pool, image.spec.pool, image.name, "volume.spec.pool")
         spec.pool, spec.pool_uid = image.spec.pool, image.spec.pool_uid
+        require_verb(await tables.pools.get_by_uid(spec.pool_uid), Verb.CLONE, "volume.spec.image")
 
 
 def usage_of(volume: Volume) -> dict[str, int]:

@@ -60,6 +60,8 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
     room: int = 1000
     says_ended: bool = True
     refuses: bool = False
+    # What its pools can be asked for.
+    verbs: list[str] = field(default_factory=list)
     # What it answers to forwarded calls and streams, one each, before it does as it is told.
     refusals: list[Error] = field(default_factory=list)
     thawed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -147,6 +149,8 @@ class CellDouble(cell_pb2_grpc.IntentsServicer, cell_pb2_grpc.HostsServicer, cel
             target.status.state, target.status.virtual_size_bytes = Image.ACTIVE, 1 << 30
         else:
             target.status.state = _SETTLED[thing.kind]
+        if thing.kind == "pool":
+            target.status.verbs.extend(self.verbs)
         self.say(fact)
 
     def end(self, uid: str) -> None:
