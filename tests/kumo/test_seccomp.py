@@ -29,7 +29,9 @@ said("memory", -1 if (libc.mmap(None, 4096, 7, 0x22, -1, 0) == -1) else 0)
 said("keyctl", libc.syscall(250, 0, -3, 0))
 said("uring", libc.syscall(425, 1, ctypes.create_string_buffer(120)))
 try:
-    threading.Thread(target=lambda: print("thread 0", flush=True)).start()
+    thread = threading.Thread(target=lambda: print("thread 0", flush=True))
+    thread.start()
+    thread.join()
 except RuntimeError:
     print("thread 1", flush=True)
 try:
