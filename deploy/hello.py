@@ -83,10 +83,11 @@ def pool_of(lab: Lab) -> Pool.Spec:
 
 
 def register(session: Session, pool: Pool.Spec, hosts: Iterable[Lab]) -> None:
-    """Tell the region of its pool, its hosts and the sizes of servers: what an operator does once."""
-    _create(session, NOUNS["pool"], "default", Pool(spec=pool))
+    """Tell the region of its hosts, its pool and the sizes of servers: what an operator does once."""
     for host in hosts:
         add_host(session, host)
+    # A pool of files names its host.
+    _create(session, NOUNS["pool"], "default", Pool(spec=pool))
     for name, (vcpus, memory_mib, disk_gib) in FLAVORS.items():
         _create(session, NOUNS["flavor"], name, Flavor(spec=Flavor.Spec(vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib)))
 
