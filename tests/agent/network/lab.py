@@ -4,6 +4,7 @@ A guest is a namespace whose eth0 is the other end of a pair that plays the tap:
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -287,7 +288,12 @@ def read_dhcp(frame: bytes) -> Lease | None:
 
 def ask_dhcp(guest: Guest, frame: bytes, wait_s: float = 3.0) -> Lease | None:
     with guest.raw() as opened:
-        opened.send(frame)
+        try:
+            opened.send(frame)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            return None  # its link takes nothing any more
         until = time.monotonic() + wait_s
         while (left := until - time.monotonic()) > 0:
             opened.settimeout(left)

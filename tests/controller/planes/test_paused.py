@@ -94,6 +94,8 @@ async def test_a_leader_that_sleeps_past_its_lease_writes_and_commands_nothing_w
         leader.pause()
         before = commanded(cloud, leader)
         leader.wake()
+        # What it was in the midst of may have been its last word: it has to say another one.
+        names += await burst(cloud, f"{plane}-woken", leader)
         for name in names:
             await until_state(api, name, Server.ACTIVE)
         assert commanded(cloud, leader) > before and history.keys
