@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import agent.stamps
-import controller.cell.ends
 import controller.cell.ledger
 import controller.region.cells.ends
 import kumo.loop
@@ -21,13 +20,14 @@ import kumo.store.txn
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old` stands once in the source of `owner.function`, and `new` in its place is wrong."""
+    """`old` stands once in the source of `owner.function`, and `new` in its place is wrong. `play` is where it shows soonest."""
 
     name: str
     owner: Any
     function: str
     old: str
     new: str
+    play: str = "store"
 
     def apply(self) -> None:
         """Break the product in this process. Raises ValueError for a mutant that the product has outgrown."""
@@ -81,13 +81,15 @@ MUTANTS = (
         "accept",
         "if number is not None:",
         'if number not in (None, "generation", "sequence", "term"):',
+        "order",
     ),
     Mutant(
         "a tombstone dropped early",
-        controller.cell.ends,
-        "sweep",
-        'end is None or not end.HasField("acknowledge_time")',
-        'end is None or end.HasField("acknowledge_time") or end.acknowledge_time.FromDatetime(cell.now() - KEPT)',
+        agent.stamps.Commands,
+        "drop_old_tombstones",
+        "if end.acknowledge_time.ToDatetime(oldest.tzinfo) > oldest or heard_s < _AT_LEAST_S:",
+        "if False:",
+        "order",
     ),
     Mutant(
         "usage freed twice",
@@ -95,5 +97,6 @@ MUTANTS = (
         "_free",
         "usage[kind] = usage.get(kind, 0) - amount",
         "usage[kind] = usage.get(kind, 0) - 2 * amount",
+        "region",
     ),
 )

@@ -27,7 +27,7 @@ _SWEEP_S = 0.2
 
 
 class OrderedDevice(Device):
-    """Keeps commands as an agent does. One in four comes a second time, up to two seconds later."""
+    """Keeps commands as an agent does. Every other one comes a second time, up to two seconds later."""
 
     def __init__(self, rng: random.Random, folder: Path) -> None:
         super().__init__(rng)
@@ -45,7 +45,7 @@ class OrderedDevice(Device):
             generation=_OF_AN_END if size is None else size,
         )
         command = ApplyServerRequest(stamp=stamp, uid=uid, desired=None if size is None else DesiredServer(vcpus=size))
-        if self.rng.random() < 0.25:
+        if self.rng.random() < 0.5:
             delay_s = self.rng.uniform(0.0, 2.0)
             asyncio.get_running_loop().call_later(delay_s, self._again, command, context=contextvars.Context())
         await asyncio.sleep(self.rng.uniform(0.001, 0.03))

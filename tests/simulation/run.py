@@ -13,12 +13,15 @@ import logging
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 from deploy.namespace import CLONE_NEWNS, MS_REC, MS_SLAVE, mount, unshare
@@ -31,6 +34,7 @@ from tests.simulation.world import make_certificates
 
 REST_S = 120.0
 LONGEST_S = 400.0
+LONGEST_CPU_S = 30.0
 AT_ONCE = 2
 _now = time.perf_counter  # the machine's, also once time is virtual
 
@@ -200,6 +204,17 @@ async def _template(play: Play, world: Machines, seeds: list[int], writing: int,
 async def _be_seed(play: Play, world: Machines, seed: int, writing: int, lines: bool) -> None:
     """Have files of one's own under the old names, and chance of one's own; tell the story; end."""
     asyncio._set_running_loop(world.loop)  # a fork has none until it is told
+
+    def end(outcome: Outcome) -> None:
+        _write_whole(world.folder.with_name("lock"), writing, json.dumps(asdict(outcome)).encode() + b"\n")
+        os._exit(0)
+
+    def give_up(_number: int, frame: FrameType | None) -> None:
+        where = traceback.format_stack(frame, 4)
+        end(Outcome(seed, (f"it computes for ever: {' '.join(where)}",), "", 0, world.loop.time(), LONGEST_CPU_S))
+
+    signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST_CPU_S)
     try:
         unshare(CLONE_NEWNS)
         mount("none", "/", flags=MS_REC | MS_SLAVE)
@@ -212,12 +227,9 @@ async def _be_seed(play: Play, world: Machines, seed: int, writing: int, lines: 
         world.loop.rng.seed(seed + 1)
         noted: list[str] | None = [] if lines else None
         outcome = await _told(play, world, seed, noted)
-        kept = asdict(outcome) | ({"story": [*outcome.story, *(noted or ())]} if lines or outcome.broken else {"story": []})
+        end(replace(outcome, story=(*outcome.story, *(noted or ())) if lines or outcome.broken else ()))
     except BaseException as error:  # noqa: BLE001  # a run that cannot be is a run that failed
-        kept = asdict(Outcome(seed, (f"the run failed: {error!r}",), "", 0, world.loop.time(), 0.0))
-    data = json.dumps(kept).encode() + b"\n"
-    _write_whole(world.folder.with_name("lock"), writing, data)
-    os._exit(0)
+        end(Outcome(seed, (f"the run failed: {error!r}",), "", 0, world.loop.time(), 0.0))
 
 
 def _write_whole(lock: Path, pipe: int, data: bytes) -> None:
