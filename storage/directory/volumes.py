@@ -16,7 +16,7 @@ from kumo.errors import FailedPrecondition, NotFound
 from storage.directory.copying import Copy, copy
 from storage.directory.images import find_image, image_disk
 from storage.directory.locks import alone
-from storage.directory.place import DISK, Place, begin, facts_of, publish, replace, set_aside
+from storage.directory.place import DISK, Place, begin, facts_of, publish, replace, set_aside, sync
 from storage.mark import Mark, mark_of, successor, text_of
 
 _OWNER = "owner"
@@ -135,6 +135,8 @@ def change_mark(place: Place, uid: str, expected: Mark, wanted: Mark) -> Mark:
         after = successor(held, expected, wanted)
         if after != held:
             replace(place.volumes / uid / _OWNER, text_of(after).encode())
+        else:
+            sync(place.volumes / uid)  # whoever wrote it may have been killed before it was on the disk
     return after
 
 
