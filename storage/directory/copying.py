@@ -58,7 +58,8 @@ def _write(source: int, target: int, job: Copy) -> None:
     while (offset := _next_data(source, offset)) < size_bytes:
         if job.stop.is_set():
             raise Cancelled
-        data = os.pread(source, min(_PIECE_BYTES, size_bytes - offset), offset)
+        end = min(os.lseek(source, offset, os.SEEK_HOLE), size_bytes)
+        data = os.pread(source, min(_PIECE_BYTES, end - offset), offset)
         if not data:
             break
         if data != (_ZEROS if len(data) == _PIECE_BYTES else bytes(len(data))):

@@ -167,19 +167,23 @@ class FileWorld:
         return [path.name for kind in kinds for path in (self.directory / self.pool.uid / kind).glob("*")]
 
 
+def qemu_command(disk: Path) -> list[str]:
+    """Return what runs a guest that never begins, with a raw file as its disk."""
+    bare = ["-S", "-M", "q35", "-accel", "tcg", "-m", "16", "-nodefaults", "-display", "none", "-nic", "none"]
+    return ["qemu-system-x86_64", *bare, "-drive", f"file={disk},format=raw,if=virtio"]
+
+
 @contextlib.asynccontextmanager
 async def qemu_on(disk: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """Have a QEMU hold a raw file open for writing."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        "qemu-io", "-f", "raw", str(disk), stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT
-    )
-    assert process.stdin is not None and process.stdout is not None
+    process = await asyncio.create_subprocess_exec(*qemu_command(disk))
+
+    async def is_locked() -> bool:
+        assert process.returncode is None, "QEMU ended"
+        return client_of(disk) is not None
+
     try:
-        process.stdin.write(b"write -P 120 0 512\n")
-        async with asyncio.timeout(20):
-            while b"wrote" not in (line := await process.stdout.readline()):
-                assert line, "it ended"
+        await until(is_locked)
         yield process
     finally:
         if process.returncode is None:
