@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.results import Row, as_json, table
 
 FOLDER = Path(__file__).resolve().parent
-SUPPORT = {"__init__", "__main__", "lab", "results"}
+SUPPORT = {"__init__", "__main__", "accept", "farm", "lab", "results"}
 TIMEOUT_S = 1800
 
 

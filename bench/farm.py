@@ -31,13 +31,15 @@ NETWORKS = 100
 
 @dataclass
 class Farm:
-    """`controller` is the pid of the process that answers."""
+    """`controller`, `store` and `others` are pids: of what answers, of etcd, and of the rest."""
 
     api: Api
     address: str
     pki: Pki
     fleet: Fleet
     controller: int
+    store: int
+    others: list[int]
 
     async def add_hosts(self, hosts: Sequence[str]) -> None:
         """Have these hosts of the fleet join, and wait until all of them are UP."""
@@ -125,12 +127,13 @@ async def farm(folder: Path, hosts: int, *, apart: bool = False) -> AsyncIterato
     write_tls(pki, folder, "c2")
     region, cell, second = (f"127.0.0.1:{port}" for port in free_ports(3))
     async with AsyncExitStack() as stack:
-        store = stack.enter_context(cluster(extra=["--max-txn-ops=1024"], tls=server)).addresses[0]
+        members = stack.enter_context(cluster(tls=server)).members
+        store, others = members[0].address, []
         cell_plane = f'[cell_plane]\nname = "{CELL}"\nlisten = "{cell}"\nstore = ["{store}"]\n'
         answers, host = region, "c1"
         if apart:
-            await stack.enter_async_context(_controller(folder, "c1", cell_plane))
-            await stack.enter_async_context(_controller(folder, "c1", _region_plane(region, store, cell)))
+            for planes in (cell_plane, _region_plane(region, store, cell)):
+                others.append(await stack.enter_async_context(_controller(folder, "c1", planes)))
             answers, host = second, "c2"
             async with _dialled(pki, region, "c1") as api:
                 await until_answering(api)  # so that it leads
@@ -139,7 +142,8 @@ async def farm(folder: Path, hosts: int, *, apart: bool = False) -> AsyncIterato
         fleet = await stack.enter_async_context(running_fleet(folder, pki, hosts))
         api = await stack.enter_async_context(_dialled(pki, answers, host))
         await until_answering(api)
-        yield Farm(api, answers, pki, fleet, process)
+        assert fleet.process is not None
+        yield Farm(api, answers, pki, fleet, process, members[0].pid, [*others, fleet.process.pid])
 
 
 def _region_plane(listen: str, store: str, cell: str) -> str:

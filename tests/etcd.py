@@ -147,6 +147,8 @@ def _flags(name: str, ports: tuple[int, int], folder: Path, initial: str, tls: T
         "initial-cluster-token": folder.parent.name,
         "logger": "zap",
         "log-level": "warn",
+        # As Kumo starts its own.
+        "max-txn-ops": "1024",
     }
     if tls is not None:
         flags |= {"cert-file": str(tls.cert), "key-file": str(tls.key), "trusted-ca-file": str(tls.ca), "client-cert-auth": "true"}

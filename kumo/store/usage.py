@@ -18,8 +18,9 @@ from kumo.store.plane import Plane
 from kumo.store.txn import Txn
 from kumo.store.v1 import values_pb2
 
-# etcd takes 128 operations in one transaction unless told otherwise.
-_MOST_OPERATIONS = 110
+# Kumo has its etcd take 1,024 operations in one transaction (--max-txn-ops). With fewer here a project's commits wait for one another, and
+# with more they all wait for the same one.
+_MOST_OPERATIONS = 400
 # Of how many projects the counters are remembered between commits.
 _MOST_PROJECTS = 4096
 
