@@ -24,7 +24,7 @@ from agent.compute.kept import KeptServers
 from agent.compute.processes import Processes, read_boot_id
 from agent.compute.reconciler import Here, ServerReconciler
 from agent.compute.service import Compute
-from agent.config import Config, split_address
+from agent.config import ROLES, Config, split_address
 from agent.facts import FactBook
 from agent.guest.client import ResponderClient
 from agent.guest.files import GuestFiles
@@ -50,7 +50,7 @@ from agent.storage.service import Storage
 from agent.storage.staging import Staging
 from kumo import config as toml
 from kumo import log as logs
-from kumo.api.agent.v1 import agent_pb2_grpc, compute_pb2_grpc, network_pb2_grpc, storage_pb2_grpc
+from kumo.api.agent.v1 import agent_pb2_grpc, compute_pb2, compute_pb2_grpc, network_pb2, network_pb2_grpc, storage_pb2, storage_pb2_grpc
 from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest
 from kumo.api.agent.v1.network_pb2 import ApplyNetworkRequest, ApplyPortRequest
 from kumo.errors import Error
@@ -67,6 +67,11 @@ log = get_logger(__name__)
 _STOP_S = 10.0
 _REFRESH_S = 1.0
 _TOMBSTONES_S = 300.0
+_SERVICES = {
+    "compute": compute_pb2.DESCRIPTOR.services_by_name["Compute"],
+    "network": network_pb2.DESCRIPTOR.services_by_name["Network"],
+    "storage": storage_pb2.DESCRIPTOR.services_by_name["Storage"],
+}
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,10 @@ class Agent:
             server.add(network_pb2_grpc.add_NetworkServicer_to_server, NetworkService(self._network))
         if "storage" in config.roles:
             server.add(storage_pb2_grpc.add_StorageServicer_to_server, self._storage)
+        for role in ROLES:
+            if role not in config.roles:
+                fix = f"name {role} among `roles` in the configuration of the agent of host {config.host}, and start it again"
+                server.disable(_SERVICES[role], fix)
         return server
 
     async def _keep_host(self) -> None:

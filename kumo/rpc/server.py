@@ -16,6 +16,7 @@ from kumo.errors import FailedPrecondition
 from kumo.log import get_logger
 from kumo.rpc.identity import PrincipalOf
 from kumo.rpc.interceptor import Interceptor, Limits, MethodHandler
+from kumo.rpc.status import for_abort, to_status
 from kumo.tls import ServerTls
 
 log = get_logger(__name__)
@@ -74,6 +75,7 @@ class Server:
         self._address, self._tls, self._port = address, tls, port
         self._principal_of, self._limits = principal_of, limits
         self._services: dict[str, Mapping[str, MethodHandler]] = {}
+        self._disabled: dict[str, str] = {}
         age_s = port.max_connection_age_s * (rng or random.Random()).uniform(0.9, 1.1)
         self._server = grpc.aio.server(options=_options(port, age_s))
         self._health = health.aio.HealthServicer()
@@ -82,6 +84,10 @@ class Server:
     def add(self, add_to_server: Callable[[Servicer, grpc.Server | grpc.aio.Server], None], servicer: Servicer) -> None:
         """Offer `servicer`, by the function that is generated beside its class: add(add_ServersServicer_to_server, servers)."""
         add_to_server(servicer, cast(grpc.aio.Server, _Recorder(self._services)))
+
+    def disable(self, service: ServiceDescriptor, fix: str) -> None:
+        """Refuse every call of a service that is not offered here with UNIMPLEMENTED; `fix` says how to have it offered."""
+        self._disabled[service.full_name] = fix
 
     @property
     def address(self) -> str:
@@ -96,6 +102,7 @@ class Server:
         interceptor = Interceptor(self._principal_of, services, limits, public=self._port.public)
         for service in services:
             self._register(service, interceptor)
+        self._server.add_generic_rpc_handlers((_Disabled(self._disabled),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection([*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
         try:
@@ -148,6 +155,27 @@ class _Recorder:
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Any) -> None:
         """Generated code calls this as well, with the same handlers in a wrapping that tells less."""
+
+
+class _Disabled(grpc.GenericRpcHandler):
+    """Answers for services that are not offered, whatever the method."""
+
+    def __init__(self, fixes: Mapping[str, str]) -> None:
+        self._fixes = fixes
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        service = str(handler_call_details.method).strip("/").partition("/")[0]
+        if service not in self._fixes:
+            return None
+        error = FailedPrecondition("SERVICE_DISABLED", f"{service} is switched off here", fix=self._fixes[service], service=service)
+        status = to_status(error)
+        status.code = grpc.StatusCode.UNIMPLEMENTED.value[0]
+
+        async def refuse(_requests: Any, context: Any) -> None:
+            await context.abort_with_status(for_abort(status))
+
+        # On the wire, a call with one message is a stream of one.
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _options(port: Port, age_s: float) -> list[tuple[str, int]]:

@@ -37,6 +37,7 @@ class Agent:
     pki: Pki
     sections: str = '[compute]\ndriver = "fake"\nconsoles = "{consoles}"\n'
     host: str = "h1"
+    roles: tuple[str, ...] = ("compute", "network", "storage")
     port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
     process: asyncio.subprocess.Process | None = None
@@ -52,7 +53,8 @@ class Agent:
         path = self.directory / "config.toml"
         path.write_text(
             f'region = "local"\ncell = "a"\nhost = "{self.host}"\nlisten = "127.0.0.1:{self.port}"\n'
-            f'metrics = "127.0.0.1:{self.metrics_port}"\ntls = "{folder}"\nstate = "{self.directory}/state"\n{more}\n'
+            f'metrics = "127.0.0.1:{self.metrics_port}"\ntls = "{folder}"\nstate = "{self.directory}/state"\n'
+            f"roles = [{', '.join(repr(role) for role in self.roles)}]\n{more}\n"
             f'[network]\ndriver = "fake"\ntunnel_address = "127.0.0.1"\n'
             f'guest_files = "{self.directory}/guests"\nresponder = "{self.directory}/responder.sock"\n'
             + self.sections.format(consoles=self.directory / "consoles")

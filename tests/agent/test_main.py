@@ -22,7 +22,7 @@ from kumo.api.agent.v1.compute_pb2 import (
 from kumo.api.agent.v1.network_pb2 import ApplyNetworkRequest, ApplyPortRequest, DesiredNetwork, DesiredPort
 from kumo.api.agent.v1.storage_pb2 import EnsureVolumeRequest, Owner, PoolReference, SetOwnerRequest
 from kumo.api.type.v1.stamp_pb2 import Epoch, Term
-from kumo.errors import FailedPrecondition, PermissionDenied, Unavailable
+from kumo.errors import Error, FailedPrecondition, PermissionDenied, Unavailable
 from kumo.ids import new_uid
 from kumo.rpc.client import opened
 from tests.agent.process import Agent, Leader, leader_of, running_agent
@@ -190,3 +190,11 @@ async def test_it_stops_when_asked_to(agent: Agent) -> None:
             await leader.agents.DescribeHost(DescribeHostRequest())
     assert await agent.end(signal.SIGTERM) == 0
     assert "stack" not in agent.log()
+
+
+async def test_a_role_that_is_switched_off_says_how_to_have_it(tmp_path: Path, pki: Pki) -> None:
+    async with running_agent(Agent(tmp_path, pki, roles=("network", "storage"))) as agent, leader_of(agent) as leader:
+        with pytest.raises(Error) as refused:
+            await leader.compute.ApplyServer(ApplyServerRequest(stamp=leader.stamp(), uid=new_uid()))
+        assert refused.value.reason == "SERVICE_DISABLED"
+        assert "compute" in refused.value.fix and "`roles`" in refused.value.fix and "h1" in refused.value.fix

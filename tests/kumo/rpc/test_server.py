@@ -8,7 +8,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from kumo.api.compute.v1 import server_pb2, server_pb2_grpc
-from kumo.errors import FailedPrecondition, Internal, Unavailable
+from kumo.api.storage.v1 import volume_pb2, volume_pb2_grpc
+from kumo.errors import Error, FailedPrecondition, Internal, Unavailable
 from kumo.rpc.client import channel
 from kumo.rpc.identity import PeerRule, Peers, everyone_is_operator
 from kumo.rpc.server import INTERNAL, PUBLIC, Server
@@ -160,3 +161,19 @@ async def test_a_request_beyond_the_limit_of_the_port_is_refused(pki: Pki) -> No
         with pytest.raises(Exception, match="larger than max") as caught:
             await call(dialled, GET, request)
         assert type(caught.value).__name__ == "ResourceExhausted"
+
+
+async def test_a_service_that_is_switched_off_says_how_to_have_it(pki: Pki) -> None:
+    server = listener(pki.server_tls("a", "agent"))
+    server.disable(volume_pb2.DESCRIPTOR.services_by_name["Volumes"], "name it in the configuration")
+    name = pki.identity("a", "agent").dns
+    async with server, channel(server.address, pki.credentials("a", "controller"), server_name=name) as dialled:
+        with pytest.raises(Error) as refused:
+            await volume_pb2_grpc.VolumesStub(dialled).GetVolume(volume_pb2.GetVolumeRequest(name="projects/p/volumes/v"), timeout=10)
+        assert (refused.value.reason, refused.value.fix) == ("SERVICE_DISABLED", "name it in the configuration")
+        assert "kumo.api.storage.v1.Volumes" in refused.value.message
+        with pytest.raises(Error) as raw:
+            await volume_pb2_grpc.VolumesStub(dialled).WatchVolumes(volume_pb2.WatchVolumesRequest(parent="projects/p"), timeout=10).read()
+        assert raw.value.reason == "SERVICE_DISABLED"
+        assert isinstance(raw.value.__cause__, grpc.aio.AioRpcError) and raw.value.__cause__.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert (await server_pb2_grpc.ServersStub(dialled).GetServer(ASK, timeout=10)).name == ASK.name
