@@ -46,7 +46,9 @@ async def history_of(cloud: Planes, plane: str) -> AsyncIterator[History]:
     async def judge() -> None:
         async with cloud.etcd.watch(prefix, ops.prefix_end(prefix), revision + 1) as watch:
             async for batch in watch:
-                history.keys += [event.kv.key.removeprefix(prefix).decode() for event in batch.events]
+                keys = (event.kv.key.removeprefix(prefix).decode() for event in batch.events)
+                # A barrier says nothing of anything: whoever has given up a write raises one, so that it cannot come late.
+                history.keys += [key for key in keys if not key.startswith("barrier/")]
 
     async with asyncio.TaskGroup() as tasks:
         judging = tasks.create_task(judge())

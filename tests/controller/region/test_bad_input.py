@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from protovalidate import Validator
 
 from kumo.api.compute.v1.server_pb2 import Server
+from kumo.api.fleet.v1.pool_pb2 import Pool
 from kumo.errors import Aborted, AlreadyExists, Error, FailedPrecondition, InvalidArgument, NotFound
 from kumo.rpc.client import opened
 from tests.contract.broken import Broken, broken, places, values_for
@@ -123,7 +124,7 @@ _FINISH: dict[str, Callable[[Any], None]] = {
     "CreateServer": _first_nic,
     "CreateSubnet": _named(subnet__spec__cidr="10.77.0.0/24"),
     "CreateHost": _named(host__spec__cell="a"),
-    "CreatePool": _named(pool__spec__default=False),
+    "CreatePool": _named(pool__spec__default=False, pool__spec__driver=Pool.RBD),
 }
 
 
