@@ -124,7 +124,7 @@ _FINISH: dict[str, Callable[[Any], None]] = {
     "CreateServer": _first_nic,
     "CreateSubnet": _named(subnet__spec__cidr="10.77.0.0/24"),
     "CreateHost": _named(host__spec__cell="a"),
-    "CreatePool": _named(pool__spec__default=False, pool__spec__driver=Pool.RBD),
+    "CreatePool": _named(pool__spec__default=False, pool__spec__driver=Pool.FAKE),
 }
 
 
