@@ -40,8 +40,9 @@ IN_FLIGHT = 16
 MOST_RATIO = 1.2
 # More than anything of what is gone is kept.
 LATER = timedelta(days=8)
-# What is bounded by a number, and is not full after so few: who asked last, and the steps that watches of clients go on from.
-BOUNDED = ("kumo.origin._ASKED", "kumo.store.history.History._steps")
+# What is bounded by a number, and is not full after so few: who asked last, the steps that watches of clients go on from, the stamps of
+# the last volumes. And what is bounded by time: a timer stays until it is due, which is when the tombstone goes that it looks after.
+BOUNDED = ("kumo.origin._ASKED", "kumo.store.history.History._steps", "agent.storage.service.Storage._stamps", "kumo.loop.Loop._timers")
 
 
 @dataclass(frozen=True)

@@ -206,5 +206,5 @@ def test_a_busy_port_is_named_with_its_holder_and_nothing_is_made(lab: Lab) -> N
 def test_the_port_base_of_a_lab_cannot_change(running: Lab) -> None:
     done = run("deploy.up", running, "--only", "base", "--port-base", str(running.port_base + PORT_COUNT))
     assert done.returncode == 1
-    assert "neither can change" in done.stderr
+    assert "none of it can change" in done.stderr
     assert load(running.state) == running
