@@ -18,8 +18,7 @@ from kumo.identity import Identity, trust_domain
 
 ROOT_LIFETIME = timedelta(days=3650)
 PLANE_LIFETIME = timedelta(days=730)
-# Clocks of machines that join differ by a little.
-# A machine whose clock is an hour behind takes what was issued just now all the same.
+# Clocks of machines that join differ: one that is an hour behind takes what was issued just now all the same.
 _BACKDATED = timedelta(hours=2)
 _EVERY_ADDRESS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 

@@ -30,20 +30,8 @@ _MEMORY = frozenset({"brk", "futex", "madvise", "membarrier", "mremap", "munmap"
 _TIME = frozenset({"clock_getres", "clock_gettime", "clock_nanosleep", "gettimeofday", "nanosleep", "time"})
 _SELF = frozenset(
     {
-        *(
-            "exit",
-            "exit_group",
-            "getegid",
-            "geteuid",
-            "getgid",
-            "getgroups",
-            "getpid",
-            "getppid",
-            "getrandom",
-            "getrusage",
-            "gettid",
-            "getuid",
-        ),
+        *("exit", "exit_group", "getegid", "geteuid", "getgid", "getgroups", "getpid", "getppid", "getrandom", "getrusage", "gettid"),
+        "getuid",
         *("restart_syscall", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sched_yield", "sigaltstack", "sysinfo", "uname"),
     }
 )
@@ -75,18 +63,8 @@ _JAILED = frozenset(
     {
         *("arch_prctl", "clone", "clone3", "copy_file_range", "dup2", "dup3", "eventfd2", "execve", "fadvise64", "fallocate", "fdatasync"),
         *("flock", "fstatfs", "fsync", "ftruncate", "ioctl", "mmap", "mprotect", "prctl", "preadv", "preadv2", "prlimit64", "pwrite64"),
-        *(
-            "pwritev",
-            "pwritev2",
-            "sched_getaffinity",
-            "set_tid_address",
-            "signalfd4",
-            "statfs",
-            "sync_file_range",
-            "tgkill",
-            "timerfd_create",
-        ),
-        *("timerfd_settime", "umask", "unlink", "unlinkat"),
+        *("pwritev", "pwritev2", "sched_getaffinity", "set_tid_address", "signalfd4", "statfs", "sync_file_range", "tgkill"),
+        *("timerfd_create", "timerfd_settime", "umask", "unlink", "unlinkat"),
     }
 )
 

@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 
 from kumo.errors import DeadlineExceeded, Error, Internal, PermissionDenied, ResourceExhausted, Unavailable
 from kumo.ids import new_uid
+from kumo.lasting import is_being_cancelled
 from kumo.log import bind, get_logger
 from kumo.origin import remember
 from kumo.rpc.audience import ErrorFilter
@@ -192,7 +193,7 @@ class Interceptor:
     def _failure(self, method: _Method, error: BaseException, principal: Principal | None) -> tuple[str, grpc.Status | None]:
         """Return the code to count and the status to send; no status means that the exception itself must go on."""
         call = CALL.get()
-        if isinstance(error, asyncio.CancelledError) and not _is_being_cancelled():
+        if isinstance(error, asyncio.CancelledError) and not is_being_cancelled():
             # Something that the handler awaited was cancelled. gRPC would send nothing at all, and the caller wait for ever.
             error = Unavailable("INTERRUPTED", f"{method.name} was interrupted", fix="look whether it happened, then try again")
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -228,11 +229,6 @@ async def _checked_stream(check: Check, messages: AsyncIterator[Message], audien
     async for message in messages:
         check(message, audience)
         yield message
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _about(request: Any, answer: Any) -> dict[str, str]:
