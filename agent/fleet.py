@@ -7,8 +7,6 @@ usage: kumo-fake-hosts --config FILE
 """
 
 import asyncio
-import os
-import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,18 +14,14 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from agent import config as agent_config
+from agent import program
 from agent.compute.kvm import Virt
 from agent.compute.processes import read_boot_id
 from agent.main import Agent, Shared
+from agent.program import told_to_end
 from agent.storage.fake import FakeDriver
-from kumo import config as toml
-from kumo import log as logs
-from kumo.errors import Error
-from kumo.log import get_logger
 from kumo.memory import settle
 from kumo.metrics import MetricsServer
-
-log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,10 +74,7 @@ async def serve(config: FleetConfig) -> None:
     """Run all hosts until the process is told to end."""
     boot_id, virt = read_boot_id(), Virt("qemu", "guests are fake")
     shared = Shared(FakeDriver(config.state / "volumes"), ThreadPoolExecutor(1, thread_name_prefix="state"))
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = told_to_end()
     async with asyncio.TaskGroup() as tasks:
         work = [tasks.create_task(MetricsServer("kumo-fake-hosts", *agent_config.split_address(config.metrics)).run())]
         for host in config.hosts():
@@ -100,20 +91,7 @@ async def serve(config: FleetConfig) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if len(arguments) != 2 or arguments[0] != "--config":
-        print("usage: kumo-fake-hosts --config FILE", file=sys.stderr)
-        return 2
-    logs.configure("kumo-fake-hosts")
-    try:
-        config = toml.load(Path(arguments[1]), FleetConfig)
-        logs.configure("kumo-fake-hosts", level=config.log_level)
-        asyncio.run(serve(config))
-    except Error as error:
-        log.error("fake hosts end", reason=error.reason, why=error.message, fix=error.fix)
-        return 2
-    sys.stderr.flush()
-    os._exit(0)
+    return program.run("kumo-fake-hosts", sys.argv[1:] if arguments is None else arguments, FleetConfig, serve)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,13 @@ usage: kumo-agent --config FILE
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from agent import privileges
+from agent import privileges, program
 from agent.compute import kvm
 from agent.compute.console import ConsoleInputs, ConsoleLogs
 from agent.compute.disks import ServerDisks
@@ -24,7 +22,7 @@ from agent.compute.kept import KeptServers
 from agent.compute.processes import Processes, read_boot_id
 from agent.compute.reconciler import Here, ServerReconciler
 from agent.compute.service import Compute
-from agent.config import ROLES, Config, split_address
+from agent.config import Config, split_address
 from agent.facts import FactBook
 from agent.guest.client import ResponderClient
 from agent.guest.files import GuestFiles
@@ -37,6 +35,7 @@ from agent.network.driver import Driver as NetworkDriver
 from agent.network.kernel import KernelConfig, KernelDriver
 from agent.network.reconciler import NetworkReconciler
 from agent.network.service import NetworkService
+from agent.program import told_to_end
 from agent.service import Agents
 from agent.stamps import Commands, Terms
 from agent.state import StateFiles
@@ -48,11 +47,10 @@ from agent.storage.imports import ImageImports
 from agent.storage.sandbox import Sandbox
 from agent.storage.service import Storage
 from agent.storage.staging import Staging
-from kumo import config as toml
-from kumo import log as logs
-from kumo.api.agent.v1 import agent_pb2_grpc, compute_pb2, compute_pb2_grpc, network_pb2, network_pb2_grpc, storage_pb2, storage_pb2_grpc
+from kumo.api.agent.v1 import agent_pb2_grpc, compute_pb2_grpc, network_pb2_grpc, storage_pb2_grpc
 from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest
 from kumo.api.agent.v1.network_pb2 import ApplyNetworkRequest, ApplyPortRequest
+from kumo.capabilities import SERVICES
 from kumo.errors import Error
 from kumo.log import get_logger
 from kumo.memory import settle
@@ -67,11 +65,6 @@ log = get_logger(__name__)
 _STOP_S = 10.0
 _REFRESH_S = 1.0
 _TOMBSTONES_S = 300.0
-_SERVICES = {
-    "compute": compute_pb2.DESCRIPTOR.services_by_name["Compute"],
-    "network": network_pb2.DESCRIPTOR.services_by_name["Network"],
-    "storage": storage_pb2.DESCRIPTOR.services_by_name["Storage"],
-}
 
 
 @dataclass(frozen=True)
@@ -187,10 +180,10 @@ class Agent:
             server.add(network_pb2_grpc.add_NetworkServicer_to_server, NetworkService(self._network))
         if "storage" in config.roles:
             server.add(storage_pb2_grpc.add_StorageServicer_to_server, self._storage)
-        for role in ROLES:
+        for role, service in SERVICES.items():
             if role not in config.roles:
                 fix = f"name {role} among `roles` in the configuration of the agent of host {config.host}, and start it again"
-                server.disable(_SERVICES[role], fix)
+                server.disable(service, fix)
         return server
 
     async def _keep_host(self) -> None:
@@ -263,6 +256,7 @@ def _storage(config: Config, terms: Terms, drivers: dict[str, StorageDriver], st
 
 
 async def _serve(config: Config) -> None:
+    privileges.keep_only(frozenset(privileges.Capability))  # before any thread is started, which would keep its own
     boot_id = read_boot_id()
     config.state.mkdir(parents=True, exist_ok=True, mode=0o711)
     virt = kvm.Virt("qemu", "guests are fake")
@@ -270,48 +264,17 @@ async def _serve(config: Config) -> None:
         virt = await kvm.choose(config.compute.virt, boot_id, config.state / "virt.json")
     agent = Agent(config, boot_id, virt)
     agent.load()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = told_to_end()
     async with asyncio.TaskGroup() as tasks:
         work = tasks.create_task(agent.run())
         await stop.wait()
         log.info("agent stops")
-        loop.call_later(_STOP_S, os._exit, 0)
+        asyncio.get_running_loop().call_later(_STOP_S, os._exit, 0)
         work.cancel()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if len(arguments) != 2 or arguments[0] != "--config":
-        print("usage: kumo-agent --config FILE", file=sys.stderr)
-        return 2
-    logs.configure("kumo-agent")
-    try:
-        config = toml.load(Path(arguments[1]), Config)
-        logs.configure("kumo-agent", level=config.log_level)
-        privileges.keep_only(frozenset(privileges.Capability))
-        asyncio.run(_serve(config))
-    except Error as error:
-        _say(error)
-        return 2
-    except ExceptionGroup as group:
-        _say(group.exceptions[0])
-        return 1
-    # Threads that hang in a library would keep the interpreter from ending.
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def _say(error: Exception) -> None:
-    """Log why the agent ends; of tasks that ended together, the first one is the cause."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, Error):
-        log.error("agent ends", reason=error.reason, why=error.message, fix=error.fix)
-    else:
-        log.exception("agent ends", error=error)
+    return program.run("kumo-agent", sys.argv[1:] if arguments is None else arguments, Config, _serve)
 
 
 if __name__ == "__main__":
