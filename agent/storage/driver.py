@@ -8,16 +8,7 @@ from typing import Protocol
 from agent.storage.proof import Proof
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
 from kumo.pool_verbs import Verb
-
-
-@dataclass(frozen=True)
-class ImageOnPool:
-    """An image that volumes can be cloned from. `sha256` and `file_bytes` are of the file it came from."""
-
-    uid: str
-    sha256: str
-    file_bytes: int
-    size_bytes: int
+from storage.image import Image
 
 
 @dataclass(frozen=True)
@@ -102,9 +93,9 @@ class StorageDriver(Disks, Protocol):
     async def set_owner(self, pool: PoolReference, uid: str, expected: Owner, owner: Owner) -> Owner:
         """Raises FailedPrecondition OWNER_CHANGED, NotFound VOLUME_NOT_FOUND."""
 
-    async def find_image(self, pool: PoolReference, uid: str) -> ImageOnPool | None: ...
+    async def find_image(self, pool: PoolReference, uid: str) -> Image | None: ...
 
-    async def import_image(self, pool: PoolReference, image: ImageOnPool, path: Path, progress: Callable[[int], None]) -> None:
+    async def import_image(self, pool: PoolReference, image: Image, path: Path, progress: Callable[[int], None]) -> None:
         """Write the raw file at `path` as an image. `progress` is told from a thread how many bytes were passed.
 
         Cancelled or killed at any moment, it leaves no image and nothing that purge() does not take away.

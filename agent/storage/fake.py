@@ -13,13 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.storage.driver import DeadClient, FileDisk, ImageOnPool, Usage, WantedVolume
-from agent.storage.owners import mark_from, owner_from
+from agent.storage.driver import DeadClient, FileDisk, Usage, WantedVolume
+from agent.storage.owners import facts_of, mark_from, owner_from, require_dead
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
 from kumo.errors import FailedPrecondition, NotFound
 from kumo.pool_verbs import ALL_VERBS, Verb
-from storage.block.names import volume_name
-from storage.mark import Mark, mark_of, owner_changed, successor, text_of
+from storage.image import Image
+from storage.mark import Mark, mark_of, successor, text_of
+from storage.sparse import next_data
+from storage.volume import Volume, no_image, too_small
 
 T = TypeVar("T")
 
@@ -51,9 +53,9 @@ class FakeDriver:
             if volume.image_uid:
                 image = self._image(pool, volume.image_uid)
                 if not image.exists():
-                    raise NotFound("IMAGE_NOT_FOUND", f"image {volume.image_uid} is not in this pool", image_uid=volume.image_uid)
-                if image.stat().st_size > volume.size_bytes:
-                    raise FailedPrecondition("VOLUME_TOO_SMALL", f"volume {volume.uid} cannot hold image {volume.image_uid}")
+                    raise no_image(volume.image_uid)
+                if (size_bytes := image.stat().st_size) > volume.size_bytes:
+                    raise too_small(volume.uid, volume.size_bytes, volume.image_uid, size_bytes)
                 copy_sparse(image, fresh, lambda _: None)
             else:
                 fresh.write_bytes(b"")
@@ -102,10 +104,7 @@ class FakeDriver:
     async def break_dead_lock(self, pool: PoolReference, uid: str, client: DeadClient) -> None:
         def work() -> None:
             mark = self._mark(self._volume(pool, uid)) or Mark()
-            if not mark.same_owner(mark_from(client.owner)) or not mark.names_somebody:
-                raise owner_changed(mark, "it is not for this host to break")
-            if not client.proof.holds():
-                raise FailedPrecondition("CLIENT_ALIVE", f"what served volume {uid} is not proven gone", uid=uid)
+            require_dead(client, mark, uid)
             if foreign := [address for address in self._clients(pool, uid)[:1] if address not in client.addresses]:
                 raise FailedPrecondition("LOCK_FOREIGN", f"volume {uid} is locked by {foreign[0]}", uid=uid)
             self._open_file(pool, uid).unlink(missing_ok=True)
@@ -120,17 +119,17 @@ class FakeDriver:
         """Take it that the client closed it."""
         await self._run(lambda: _write_json(self._open_file(pool, uid), [one for one in self._clients(pool, uid) if one != address]))
 
-    async def find_image(self, pool: PoolReference, uid: str) -> ImageOnPool | None:
+    async def find_image(self, pool: PoolReference, uid: str) -> Image | None:
         return await self._run(lambda: self._find_image(pool, uid))
 
-    def _find_image(self, pool: PoolReference, uid: str) -> ImageOnPool | None:
+    def _find_image(self, pool: PoolReference, uid: str) -> Image | None:
         path = self._image(pool, uid)
         if not path.exists():
             return None
         said = json.loads(path.with_suffix(".json").read_text())
-        return ImageOnPool(uid, said["sha256"], said["file_bytes"], path.stat().st_size)
+        return Image(uid, said["sha256"], said["file_bytes"], path.stat().st_size)
 
-    async def import_image(self, pool: PoolReference, image: ImageOnPool, path: Path, progress: Callable[[int], None]) -> None:
+    async def import_image(self, pool: PoolReference, image: Image, path: Path, progress: Callable[[int], None]) -> None:
         def work() -> None:
             target = self._image(pool, image.uid)
             if target.exists():
@@ -199,10 +198,7 @@ class FakeDriver:
     def _facts(self, pool: PoolReference, uid: str) -> VolumeFacts:
         disk = self._volume(pool, uid)
         generation = json.loads(disk.with_suffix(".json").read_text())["generation"]
-        facts = VolumeFacts(uid=uid, backend_name=volume_name(uid), size_bytes=disk.stat().st_size, generation=generation)
-        if (mark := self._mark(disk)) is not None:
-            facts.owner.CopyFrom(owner_from(mark))
-        return facts
+        return facts_of(Volume(uid, disk.stat().st_size, generation), self._mark(disk))
 
 
 def copy_sparse(source: Path, target: Path, progress: Callable[[int], None]) -> None:
@@ -210,11 +206,7 @@ def copy_sparse(source: Path, target: Path, progress: Callable[[int], None]) -> 
     with source.open("rb") as reading, target.open("wb") as writing:
         size_bytes = os.fstat(reading.fileno()).st_size
         offset = 0
-        while offset < size_bytes:
-            try:
-                offset = os.lseek(reading.fileno(), offset, os.SEEK_DATA)
-            except OSError:
-                break
+        while (offset := next_data(reading.fileno(), offset)) < size_bytes:
             data = os.pread(reading.fileno(), min(_PIECE_BYTES, size_bytes - offset), offset)
             os.pwrite(writing.fileno(), data, offset)
             offset += len(data)

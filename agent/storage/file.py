@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from agent.storage.driver import DeadClient, FileDisk, ImageOnPool, Usage, WantedVolume
-from agent.storage.owners import mark_from, owner_from
+from agent.storage.driver import DeadClient, FileDisk, Usage, WantedVolume
+from agent.storage.owners import facts_of, mark_from, owner_from, require_dead
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
 from kumo.errors import FailedPrecondition, Unavailable
 from kumo.pool_verbs import ALL_VERBS, Verb
-from storage.block.names import volume_name
 from storage.directory import images, volumes
-from storage.directory.copying import Cancelled
 from storage.directory.failures import translated
 from storage.directory.locks import client_of
 from storage.directory.place import Place, attempt_at, free, open_place
-from storage.mark import Mark, owner_changed
+from storage.image import Cancelled, Image, Import
+from storage.mark import Mark
+from storage.volume import Volume
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class _Clone:
     """The making of a volume, on its thread."""
 
     stop: threading.Event = field(default_factory=threading.Event)
-    future: "asyncio.Future[volumes.Volume] | None" = None
+    future: "asyncio.Future[Volume] | None" = None
 
 
 class FileDriver:
@@ -71,17 +71,17 @@ class FileDriver:
         except Cancelled as error:
             raise Unavailable("VOLUME_STOPPED", f"making volume {volume.uid} was stopped", uid=volume.uid) from error
         mark = await self._run(f"reading the owner of volume {volume.uid}", pool, lambda place: volumes.read_mark(place, volume.uid))
-        return _facts(made, mark)
+        return facts_of(made, mark)
 
     def _begin(self, pool: PoolReference, volume: WantedVolume) -> _Clone:
         clone, attempt = _Clone(), attempt_at(volume.uid)
         wanted = volumes.Wanted(volume.uid, volume.size_bytes, volume.generation, volume.image_uid, attempt, clone.stop)
 
-        def work() -> volumes.Volume:
+        def work() -> Volume:
             with translated(f"making volume {volume.uid}"):
                 return volumes.ensure_volume(self._place(pool), wanted)
 
-        def ended(future: "asyncio.Future[volumes.Volume]") -> None:
+        def ended(future: "asyncio.Future[Volume]") -> None:
             del self._clones[volume.uid]
             self._attempts.discard(attempt)
             if not future.cancelled():
@@ -103,7 +103,7 @@ class FileDriver:
 
     async def list_volumes(self, pool: PoolReference) -> list[VolumeFacts]:
         def work(place: Place) -> list[VolumeFacts]:
-            return [_facts(volume, volumes.read_mark(place, volume.uid)) for volume in volumes.list_volumes(place)]
+            return [facts_of(volume, volumes.read_mark(place, volume.uid)) for volume in volumes.list_volumes(place)]
 
         return await self._run("listing volumes", pool, work)
 
@@ -132,10 +132,7 @@ class FileDriver:
 
         def work(place: Place) -> None:
             mark = volumes.read_mark(place, uid) or Mark()
-            if not mark.same_owner(mark_from(client.owner)) or not mark.names_somebody:
-                raise owner_changed(mark, f"a lock of {client.owner.server_uid}'s is not for this host to break")
-            if not client.proof.holds():
-                raise FailedPrecondition("CLIENT_ALIVE", f"what served volume {uid} is not proven gone: {client.proof}", uid=uid)
+            require_dead(client, mark, uid)
             if (holder := client_of(volumes.volume_disk(place, uid))) is not None:
                 raise FailedPrecondition(
                     "LOCK_FOREIGN", f"volume {uid} is locked by {holder}, another process than the one that ended", uid=uid, owners=holder
@@ -143,14 +140,12 @@ class FileDriver:
 
         await self._run(f"looking at the lock of volume {uid}", pool, work)
 
-    async def find_image(self, pool: PoolReference, uid: str) -> ImageOnPool | None:
-        found = await self._run(f"looking for image {uid}", pool, lambda place: images.find_image(place, uid))
-        return None if found is None else ImageOnPool(found.uid, found.sha256, found.file_bytes, found.size_bytes)
+    async def find_image(self, pool: PoolReference, uid: str) -> Image | None:
+        return await self._run(f"looking for image {uid}", pool, lambda place: images.find_image(place, uid))
 
-    async def import_image(self, pool: PoolReference, image: ImageOnPool, path: Path, progress: Callable[[int], None]) -> None:
+    async def import_image(self, pool: PoolReference, image: Image, path: Path, progress: Callable[[int], None]) -> None:
         stop, attempt = threading.Event(), attempt_at(image.uid)
-        written = images.Image(image.uid, image.sha256, image.file_bytes, image.size_bytes)
-        job = images.Import(written, path, attempt, progress, stop)
+        job = Import(image, path, attempt, progress, stop)
 
         def work() -> None:
             with translated(f"importing image {image.uid}"):
@@ -205,10 +200,3 @@ class FileDriver:
             raise Unavailable(
                 "POOL_SILENT", f"{what}: the disk below did not answer in {_ANSWER_S:.0f} s; whether it was done is unknown"
             ) from error
-
-
-def _facts(volume: volumes.Volume, mark: Mark | None) -> VolumeFacts:
-    facts = VolumeFacts(uid=volume.uid, backend_name=volume_name(volume.uid), size_bytes=volume.size_bytes, generation=volume.generation)
-    if mark is not None:
-        facts.owner.CopyFrom(owner_from(mark))
-    return facts

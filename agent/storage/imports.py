@@ -9,12 +9,13 @@ from pathlib import Path
 from prometheus_client import Counter
 
 from agent.storage.checks import ImageChecks
-from agent.storage.driver import ImageOnPool, StorageDriver
+from agent.storage.driver import StorageDriver
 from agent.storage.inspect import Refused
 from agent.storage.staging import Staging
 from kumo.api.agent.v1.storage_pb2 import ImageFacts, PoolReference
 from kumo.errors import Error, FailedPrecondition, ResourceExhausted, Unavailable
 from kumo.log import get_logger
+from storage.image import Image
 
 log = get_logger(__name__)
 
@@ -176,7 +177,7 @@ class ImageImports:
         job.percent = _CHECKED_PERCENT
         if declared.file_format == "qcow2":
             disk = await self._convert(job, disk, virtual_bytes)
-        await self._write(job, disk, ImageOnPool(declared.uid, kept.sha256, kept.size_bytes, virtual_bytes))
+        await self._write(job, disk, Image(declared.uid, kept.sha256, kept.size_bytes, virtual_bytes))
         await self._staging.remove(declared.uid)
 
     async def _convert(self, job: _Job, disk: Path, virtual_bytes: int) -> Path:
@@ -186,7 +187,7 @@ class ImageImports:
         folder = await self._staging.output_folder(job.declared.uid)
         return await self._checks.convert(disk, folder, virtual_bytes, progress)
 
-    async def _write(self, job: _Job, disk: Path, image: ImageOnPool) -> None:
+    async def _write(self, job: _Job, disk: Path, image: Image) -> None:
         begun = job.percent
 
         # From a thread: one number is all it changes.

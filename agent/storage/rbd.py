@@ -6,18 +6,19 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.storage.driver import DeadClient, ImageOnPool, RbdDisk, Usage, WantedVolume
-from agent.storage.owners import mark_from, owner_from
+from agent.storage.driver import DeadClient, RbdDisk, Usage, WantedVolume
+from agent.storage.owners import facts_of, mark_from, owner_from, require_dead
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference, VolumeFacts
-from kumo.errors import FailedPrecondition
 from kumo.pool_verbs import ALL_VERBS
 from storage.block import images, locks, volumes
 from storage.block.mark import change_mark, read_mark, remove_mark
 from storage.block.names import importing_name, volume_name
 from storage.conf import key_of, monitors_of
-from storage.mark import Mark, owner_changed
+from storage.image import Image, Import
+from storage.mark import Mark
 from storage.pool import pool_usage
 from storage.rados import Access, Cluster, Connection
+from storage.volume import Volume
 
 IMPORT_TIMEOUT_S = 4 * 3600.0
 PURGE_TIMEOUT_S = 3600.0
@@ -38,12 +39,12 @@ class RbdDriver:
     async def ensure_volume(self, pool: PoolReference, volume: WantedVolume) -> VolumeFacts:
         wanted = volumes.Wanted(volume.uid, volume.size_bytes, volume.generation, volume.image_uid)
 
-        def work(connection: Connection) -> volumes.Volume:
+        def work(connection: Connection) -> Volume:
             return volumes.ensure_volume(connection.pool(pool.volume_pool), connection.pool(pool.image_pool), wanted)
 
         made = await self._cluster.run(f"making volume {volume.uid}", work)
         async with self._cluster.shared() as connection:
-            return _facts(made, await read_mark(connection, pool.volume_pool, volume.uid))
+            return facts_of(made, await read_mark(connection, pool.volume_pool, volume.uid))
 
     async def delete_volume(self, pool: PoolReference, uid: str) -> None:
         await self._cluster.run(f"deleting volume {uid}", lambda c: volumes.delete_volume(c.pool(pool.volume_pool), uid))
@@ -53,7 +54,7 @@ class RbdDriver:
     async def list_volumes(self, pool: PoolReference) -> list[VolumeFacts]:
         found = await self._cluster.run("listing volumes", lambda c: volumes.list_volumes(c.pool(pool.volume_pool)))
         async with self._cluster.shared() as connection:
-            return [_facts(volume, await read_mark(connection, pool.volume_pool, volume.uid)) for volume in found]
+            return [facts_of(volume, await read_mark(connection, pool.volume_pool, volume.uid)) for volume in found]
 
     async def set_owner(self, pool: PoolReference, uid: str, expected: Owner, owner: Owner) -> Owner:
         async with self._cluster.shared() as connection:
@@ -84,22 +85,17 @@ class RbdDriver:
     async def break_dead_lock(self, pool: PoolReference, uid: str, client: DeadClient) -> None:
         async with self._cluster.shared() as connection:
             mark = await read_mark(connection, pool.volume_pool, uid) or Mark()
-        if not mark.same_owner(mark_from(client.owner)) or not mark.names_somebody:
-            raise owner_changed(mark, f"a lock of {client.owner.server_uid}'s is not for this host to break")
-        if not client.proof.holds():
-            raise FailedPrecondition("CLIENT_ALIVE", f"what served volume {uid} is not proven gone: {client.proof}", uid=uid)
+        require_dead(client, mark, uid)
         addresses = frozenset(client.addresses)
         await self._cluster.run(f"breaking the lock of volume {uid}", lambda c: locks.break_locks(c.pool(pool.volume_pool), uid, addresses))
 
-    async def find_image(self, pool: PoolReference, uid: str) -> ImageOnPool | None:
-        found = await self._cluster.run(f"looking for image {uid}", lambda c: images.find_image(c.pool(pool.image_pool), uid))
-        return None if found is None else ImageOnPool(found.uid, found.sha256, found.file_bytes, found.size_bytes)
+    async def find_image(self, pool: PoolReference, uid: str) -> Image | None:
+        return await self._cluster.run(f"looking for image {uid}", lambda c: images.find_image(c.pool(pool.image_pool), uid))
 
-    async def import_image(self, pool: PoolReference, image: ImageOnPool, path: Path, progress: Callable[[int], None]) -> None:
+    async def import_image(self, pool: PoolReference, image: Image, path: Path, progress: Callable[[int], None]) -> None:
         stop = threading.Event()
         attempt = secrets.token_hex(4)
-        written = images.Image(image.uid, image.sha256, image.file_bytes, image.size_bytes)
-        job = images.Import(written, path, attempt, progress, stop)
+        job = Import(image, path, attempt, progress, stop)
         name = importing_name(image.uid, attempt)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
@@ -147,10 +143,3 @@ class RbdDriver:
             volumes.purge_trash(connection.pool(pool.image_pool))
 
         await self._cluster.run_alone("purging the trash", work, PURGE_TIMEOUT_S)
-
-
-def _facts(volume: volumes.Volume, mark: Mark | None) -> VolumeFacts:
-    facts = VolumeFacts(uid=volume.uid, backend_name=volume_name(volume.uid), size_bytes=volume.size_bytes, generation=volume.generation)
-    if mark is not None:
-        facts.owner.CopyFrom(owner_from(mark))
-    return facts

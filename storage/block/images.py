@@ -4,9 +4,6 @@ snapshot already made, as the last step: what has the name is whole. Everything 
 
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import rbd
@@ -15,26 +12,13 @@ from kumo.errors import Unavailable
 from storage.block.names import SNAPSHOT, importing_name, importing_uid
 from storage.block.renames import finish_rename, is_listed
 from storage.block.volumes import move_to_trash, watchers_of
+from storage.image import Cancelled, Image, Import
+from storage.sparse import is_zeros, next_data
 
 BLOCK_BYTES = 4 << 20
 _IN_FLIGHT = 8
-_ZEROS = bytes(BLOCK_BYTES)
 _SHA256 = "kumo.sha256"
 _FILE_BYTES = "kumo.file_bytes"
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image: the SHA-256 and size of the file it came from, and the size of the disk."""
-
-    uid: str
-    sha256: str
-    file_bytes: int
-    size_bytes: int
-
-
-class Cancelled(Exception):
-    """The import was told to stop."""
 
 
 def find_image(images: Any, uid: str) -> Image | None:
@@ -46,17 +30,6 @@ def find_image(images: Any, uid: str) -> Image | None:
             return Image(uid, metadata.get(_SHA256, ""), int(metadata.get(_FILE_BYTES, 0)), image.size())
     except rbd.ImageNotFound:
         return None
-
-
-@dataclass(frozen=True)
-class Import:
-    """One attempt at writing an image from a raw file. `progress` is called with bytes passed, from the thread that writes."""
-
-    image: Image
-    path: Path
-    attempt: str
-    progress: Callable[[int], None]
-    stop: threading.Event
 
 
 def import_image(images: Any, job: Import) -> None:
@@ -95,7 +68,7 @@ class _Writer:
         try:
             size_bytes = min(os.fstat(descriptor).st_size, self._job.image.size_bytes)
             offset = 0
-            while (offset := _next_data(descriptor, offset)) < size_bytes:
+            while (offset := next_data(descriptor, offset)) < size_bytes:
                 self._check()
                 end = min(size_bytes, (offset // BLOCK_BYTES + 1) * BLOCK_BYTES)
                 self._write(os.pread(descriptor, end - offset, offset), offset)
@@ -109,7 +82,7 @@ class _Writer:
         self._image.flush()
 
     def _write(self, data: bytes, offset: int) -> None:
-        if data == (_ZEROS if len(data) == BLOCK_BYTES else bytes(len(data))):
+        if is_zeros(data):
             return
         self._room.acquire()
         self._image.aio_write(data, offset, self._written)
@@ -127,14 +100,6 @@ class _Writer:
             raise Unavailable(
                 "IMAGE_WRITE_FAILED", f"writing image {self._job.image.uid}: {os.strerror(-self._error)}", uid=self._job.image.uid
             )
-
-
-def _next_data(descriptor: int, offset: int) -> int:
-    """Return where the next data is at or after `offset`; the end of the file if there is none."""
-    try:
-        return os.lseek(descriptor, offset, os.SEEK_DATA)
-    except OSError:
-        return os.fstat(descriptor).st_size
 
 
 def delete_image(images: Any, uid: str) -> None:

@@ -12,6 +12,7 @@ import rbd
 from kumo.errors import FailedPrecondition, NotFound, Unavailable
 from kumo.log import get_logger
 from storage.block.names import SNAPSHOT, volume_name, volume_uid
+from storage.volume import Volume, no_image, too_small
 
 log = get_logger(__name__)
 
@@ -26,15 +27,6 @@ _FEATURES = (
     | rbd.RBD_FEATURE_FAST_DIFF
     | rbd.RBD_FEATURE_DEEP_FLATTEN
 )
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A volume as it is. `generation` is 0 while it is half made."""
-
-    uid: str
-    size_bytes: int
-    generation: int
 
 
 @dataclass(frozen=True)
@@ -73,13 +65,7 @@ def ensure_volume(volumes: Any, images: Any, wanted: Wanted) -> Volume:
             image.metadata_set(_GENERATION, str(max(1, wanted.generation)))
             return Volume(wanted.uid, wanted.size_bytes, max(1, wanted.generation))
     move_to_trash(volumes, name)
-    raise FailedPrecondition(
-        "VOLUME_TOO_SMALL",
-        f"volume {wanted.uid} of {wanted.size_bytes} bytes cannot hold image {wanted.image_uid} of {size_bytes} bytes",
-        fix=f"ask for at least {size_bytes} bytes",
-        size_bytes=wanted.size_bytes,
-        image_size_bytes=size_bytes,
-    )
+    raise too_small(wanted.uid, wanted.size_bytes, wanted.image_uid, size_bytes)
 
 
 def _make(volumes: Any, images: Any, wanted: Wanted) -> None:
@@ -90,7 +76,7 @@ def _make(volumes: Any, images: Any, wanted: Wanted) -> None:
     try:
         rbd.RBD().clone(images, wanted.image_uid, SNAPSHOT, volumes, name, features=_FEATURES)
     except rbd.ImageNotFound as error:
-        raise NotFound("IMAGE_NOT_FOUND", f"image {wanted.image_uid} is not in this pool", image_uid=wanted.image_uid) from error
+        raise no_image(wanted.image_uid) from error
 
 
 def find_volume(volumes: Any, uid: str) -> Volume | None:

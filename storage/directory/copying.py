@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.directory.place import Place
+from storage.image import Cancelled
+from storage.sparse import is_zeros, next_data
 
 _FICLONE = 0x40049409
 _NO_SHARING = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY)
 _PIECE_BYTES = 4 << 20
-_ZEROS = bytes(_PIECE_BYTES)
-
-
-class Cancelled(Exception):
-    """The copy was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,14 @@ def _shares(source: int, target: int) -> bool:
 def _write(source: int, target: int, job: Copy) -> None:
     size_bytes = min(os.fstat(source).st_size, job.size_bytes)
     offset = 0
-    while (offset := _next_data(source, offset)) < size_bytes:
+    while (offset := next_data(source, offset)) < size_bytes:
         if job.stop.is_set():
             raise Cancelled
         end = min(os.lseek(source, offset, os.SEEK_HOLE), size_bytes)
         data = os.pread(source, min(_PIECE_BYTES, end - offset), offset)
         if not data:
             break
-        if data != (_ZEROS if len(data) == _PIECE_BYTES else bytes(len(data))):
+        if not is_zeros(data):
             _write_all(target, data, offset)
         offset += len(data)
         job.progress(offset)
@@ -73,11 +70,3 @@ def _write_all(target: int, data: bytes, offset: int) -> None:
     while left:
         written = os.pwrite(target, left, offset)
         left, offset = left[written:], offset + written
-
-
-def _next_data(descriptor: int, offset: int) -> int:
-    """Return where the next data is at or after `offset`; the end of the file if there is none."""
-    try:
-        return os.lseek(descriptor, offset, os.SEEK_DATA)
-    except OSError:
-        return os.fstat(descriptor).st_size

@@ -1,34 +1,11 @@
 """Images in a directory: raw files that volumes are copied from. What has an image's name is whole. Everything here blocks."""
 
 import shutil
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from storage.directory.copying import Copy, copy
 from storage.directory.place import DISK, Place, begin, facts_of, publish, set_aside
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image: the SHA-256 and size of the file it came from, and the size of the disk."""
-
-    uid: str
-    sha256: str
-    file_bytes: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class Import:
-    """One attempt, by that name, at writing an image from a raw file."""
-
-    image: Image
-    path: Path
-    attempt: str
-    progress: Callable[[int], None]
-    stop: threading.Event
+from storage.image import Image, Import
 
 
 def image_disk(place: Place, uid: str) -> Path:
@@ -43,7 +20,7 @@ def find_image(place: Place, uid: str) -> Image | None:
 
 
 def import_image(place: Place, job: Import) -> None:
-    """Write the file's bytes as an image, or find it written. Raises copying.Cancelled, ResourceExhausted POOL_FULL."""
+    """Write the file's bytes as an image, or find it written. Raises Cancelled, ResourceExhausted POOL_FULL."""
     image = job.image
     if find_image(place, image.uid) is not None:
         return

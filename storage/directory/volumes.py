@@ -12,23 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kumo.errors import FailedPrecondition, NotFound
+from kumo.errors import NotFound
 from storage.directory.copying import Copy, copy
 from storage.directory.images import find_image, image_disk
 from storage.directory.locks import alone
 from storage.directory.place import DISK, Place, begin, facts_of, publish, replace, set_aside, sync
 from storage.mark import Mark, mark_of, successor, text_of
+from storage.volume import Volume, no_image, too_small
 
 _OWNER = "owner"
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A volume as it is."""
-
-    uid: str
-    size_bytes: int
-    generation: int
 
 
 @dataclass(frozen=True)
@@ -76,15 +68,9 @@ def ensure_volume(place: Place, wanted: Wanted) -> Volume:
 def _clone(place: Place, wanted: Wanted, target: Path) -> None:
     image = find_image(place, wanted.image_uid)
     if image is None:
-        raise NotFound("IMAGE_NOT_FOUND", f"image {wanted.image_uid} is not in this pool", image_uid=wanted.image_uid)
+        raise no_image(wanted.image_uid)
     if image.size_bytes > wanted.size_bytes:
-        raise FailedPrecondition(
-            "VOLUME_TOO_SMALL",
-            f"volume {wanted.uid} of {wanted.size_bytes} bytes cannot hold image {wanted.image_uid} of {image.size_bytes} bytes",
-            fix=f"ask for at least {image.size_bytes} bytes",
-            size_bytes=wanted.size_bytes,
-            image_size_bytes=image.size_bytes,
-        )
+        raise too_small(wanted.uid, wanted.size_bytes, wanted.image_uid, image.size_bytes)
     try:
         copy(place, Copy(image_disk(place, wanted.image_uid), target, wanted.size_bytes, lambda _: None, wanted.stop))
     except FileNotFoundError as error:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.storage.driver import ImageOnPool, WantedVolume
+from agent.storage.driver import WantedVolume
 from agent.storage.rbd import RbdDriver
 from kumo.api.agent.v1.compute_pb2 import ServerFacts
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference
 from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.ids import new_uid
+from storage.image import Image
 from storage.rados import Access
 from tests.agent.compute.conftest import running_bench
 from tests.agent.compute.test_reconciler import HOST, STUB, Rig, running, running_rig
@@ -53,7 +54,7 @@ async def start(rig: Rig) -> tuple[str, str, ServerFacts]:
     path = rig.directory / f"{image}.raw"
     path.write_bytes(STUB)
     await asyncio.to_thread(os.truncate, path, 1 << 20)
-    await driver.import_image(POOL, ImageOnPool(image, "", 512, 1 << 20), path, lambda _: None)
+    await driver.import_image(POOL, Image(image, "", 512, 1 << 20), path, lambda _: None)
     await driver.ensure_volume(POOL, WantedVolume(volume, 1 << 20, 1, image))
     await driver.set_owner(POOL, volume, Owner(), Owner(server_uid=uid, host=HOST, epoch=Epoch(cell=1, host=1)))
     await rig.apply(uid, rig.desired(volume))

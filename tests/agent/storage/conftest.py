@@ -15,7 +15,7 @@ import rbd
 from agent.stamps import Terms
 from agent.state import StateFiles
 from agent.storage.checks import ImageChecks, ImageLimits
-from agent.storage.driver import ImageOnPool, StorageDriver
+from agent.storage.driver import StorageDriver
 from agent.storage.fake import FakeDriver
 from agent.storage.file import FileDriver
 from agent.storage.imports import ImageImports
@@ -41,6 +41,7 @@ from kumo.rpc.identity import PeerRule, Peers
 from kumo.rpc.server import INTERNAL, Server
 from storage.block.names import volume_name
 from storage.directory.locks import client_of
+from storage.image import Image
 from storage.rados import Access
 from tests.ceph import Ceph
 from tests.pki import Pki
@@ -224,7 +225,7 @@ class Backend:
         """Import `content`, followed by zeros up to `size_bytes`, and return the uid of the image."""
         uid = new_uid()
         await asyncio.to_thread(path.write_bytes, content)
-        image = ImageOnPool(uid, "0" * 64, len(content), size_bytes or len(content))
+        image = Image(uid, "0" * 64, len(content), size_bytes or len(content))
         await self.driver.import_image(self.pool, image, path, lambda _: None)
         return uid
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.storage.driver import DeadClient, ImageOnPool, WantedVolume
+from agent.storage.driver import DeadClient, WantedVolume
 from agent.storage.proof import BootGone, ProcessGone, start_ticks_of
 from kumo.api.agent.v1.storage_pb2 import Owner
 from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.errors import FailedPrecondition, NotFound, Unavailable
 from kumo.ids import new_uid
+from storage.image import Image
 from tests.agent.storage.conftest import Backend, until
 
 MIB = 1 << 20
@@ -157,7 +158,7 @@ async def test_an_import_cancelled_leaves_no_image(backend: Backend, some_file: 
             file.write(os.urandom(MIB))
     started = asyncio.Event()
     loop = asyncio.get_running_loop()
-    image = ImageOnPool(uid, "0" * 64, 24 * MIB, 24 * MIB)
+    image = Image(uid, "0" * 64, 24 * MIB, 24 * MIB)
 
     def progress(_: int) -> None:
         loop.call_soon_threadsafe(started.set)

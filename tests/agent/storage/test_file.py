@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.storage.driver import DeadClient, ImageOnPool, WantedVolume
+from agent.storage.driver import DeadClient, WantedVolume
 from agent.storage.file import FileDriver
 from agent.storage.proof import ProcessGone, start_ticks_of
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference
@@ -14,6 +14,7 @@ from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.errors import FailedPrecondition
 from kumo.ids import new_uid
 from storage.directory.locks import alone, client_of
+from storage.image import Image
 from tests.agent.storage.conftest import qemu_command, qemu_on
 
 MIB = 1 << 20
@@ -76,7 +77,7 @@ async def test_everything_is_there_after_a_restart_and_what_was_half_made_goes(t
     raw.write_bytes(b"boot" * MIB)
     (tmp_path / "pools").mkdir()
     first = FileDriver(tmp_path / "pools")
-    known = ImageOnPool(image, "a" * 64, 4 * MIB, 4 * MIB)
+    known = Image(image, "a" * 64, 4 * MIB, 4 * MIB)
     await first.import_image(pool, known, raw, lambda _: None)
     made = await first.ensure_volume(pool, WantedVolume(volume, 8 * MIB, 3, image))
     await first.set_owner(pool, volume, Owner(), MINE)
@@ -99,7 +100,7 @@ async def test_who_asks_twice_at_once_gets_one_volume_and_who_deletes_meanwhile_
     driver, image, uid = FileDriver(tmp_path), new_uid(), new_uid()
     raw = tmp_path / "raw"
     await asyncio.to_thread(raw.write_bytes, os.urandom(8 * MIB))
-    await driver.import_image(pool, ImageOnPool(image, "0" * 64, 8 * MIB, 8 * MIB), raw, lambda _: None)
+    await driver.import_image(pool, Image(image, "0" * 64, 8 * MIB, 8 * MIB), raw, lambda _: None)
     wanted = WantedVolume(uid, 16 * MIB, 1, image)
     first, second = await asyncio.gather(driver.ensure_volume(pool, wanted), driver.ensure_volume(pool, wanted))
     assert first == second

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import rbd
 
-from agent.storage.driver import DeadClient, ImageOnPool, RbdDisk, WantedVolume
+from agent.storage.driver import DeadClient, RbdDisk, WantedVolume
 from agent.storage.proof import ProcessGone, start_ticks_of
 from agent.storage.rbd import RbdDriver
 from kumo.api.agent.v1.storage_pb2 import Owner, PoolReference
@@ -22,6 +22,7 @@ from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.errors import FailedPrecondition
 from kumo.ids import new_uid
 from storage.block.names import importing_name, volume_name
+from storage.image import Image
 from storage.rados import Access
 from tests.ceph import Ceph
 
@@ -43,15 +44,15 @@ image.close()
 IMPORTS = """
 import asyncio, sys
 from pathlib import Path
-from agent.storage.driver import ImageOnPool
 from agent.storage.rbd import RbdDriver
 from kumo.api.agent.v1.storage_pb2 import PoolReference
+from storage.image import Image
 from storage.rados import Access
 conf, user, uid, path = sys.argv[1:]
 size = Path(path).stat().st_size
 pool = PoolReference(uid=uid, driver="rbd", volume_pool="volumes", image_pool="images")
 print("begins", flush=True)
-asyncio.run(RbdDriver(Access(Path(conf), user)).import_image(pool, ImageOnPool(uid, "0" * 64, size, size), Path(path), lambda _: None))
+asyncio.run(RbdDriver(Access(Path(conf), user)).import_image(pool, Image(uid, "0" * 64, size, size), Path(path), lambda _: None))
 print("done", flush=True)
 """
 
@@ -144,7 +145,7 @@ async def test_an_importer_that_died_while_it_renamed_leaves_an_image_that_askin
     path = tmp_path / "disk.raw"
     path.write_bytes(os.urandom(MIB))
     uid, volume = new_uid(), new_uid()
-    wanted, attempt = ImageOnPool(uid, "0" * 64, MIB, MIB), importing_name(uid, "dead")
+    wanted, attempt = Image(uid, "0" * 64, MIB, MIB), importing_name(uid, "dead")
     await driver.import_image(POOL, wanted, path, lambda _: None)
     with ceph.admin() as admin, admin.open_ioctx("images") as io:
         # As RBD's rename has it after its first step: both names have an object, and the directory knows the old one.

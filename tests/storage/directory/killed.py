@@ -17,6 +17,7 @@ from typing import Any
 from kumo.ids import new_uid
 from storage.directory import images, volumes
 from storage.directory.place import DISK, Place, attempt_at, free, open_place
+from storage.image import Image, Import
 from storage.mark import Mark
 
 CONTENT = b"boot" * (1 << 16)
@@ -87,8 +88,8 @@ def imports(place: Place, raw: Path) -> int:
     uid = new_uid()
 
     def work() -> None:
-        image = images.Image(uid, "0" * 64, len(CONTENT), SIZE_BYTES)
-        images.import_image(place, images.Import(image, raw, attempt_at(uid), lambda _: None, threading.Event()))
+        image = Image(uid, "0" * 64, len(CONTENT), SIZE_BYTES)
+        images.import_image(place, Import(image, raw, attempt_at(uid), lambda _: None, threading.Event()))
 
     def check() -> None:
         assert images.find_image(place, uid) is None or is_whole(images.image_disk(place, uid))
@@ -139,8 +140,8 @@ def main(directory: Path) -> None:
     raw.write_bytes(CONTENT)
     place = open_place(directory, new_uid(), 0)
     print("imports", imports(place, raw))
-    image = images.Image(new_uid(), "0" * 64, len(CONTENT), SIZE_BYTES)
-    images.import_image(place, images.Import(image, raw, attempt_at(image.uid), lambda _: None, threading.Event()))
+    image = Image(new_uid(), "0" * 64, len(CONTENT), SIZE_BYTES)
+    images.import_image(place, Import(image, raw, attempt_at(image.uid), lambda _: None, threading.Event()))
     for work in (clones, marks, deletes):
         print(work.__name__, work(place, image.uid))
 

@@ -11,9 +11,10 @@ import pytest
 
 from kumo.errors import ResourceExhausted, Unavailable
 from storage.directory import images, volumes
-from storage.directory.copying import Cancelled, Copy, copy
+from storage.directory.copying import Copy, copy
 from storage.directory.failures import translated
 from storage.directory.place import Place, attempt_at, facts_of, free, open_place
+from storage.image import Cancelled, Image, Import
 from storage.mark import Mark
 
 MIB = 1 << 20
@@ -40,8 +41,8 @@ def source(tmp_path: Path) -> Path:
 
 def import_image(place: Place, path: Path, uid: str) -> None:
     size_bytes = path.stat().st_size
-    image = images.Image(uid, "0" * 64, size_bytes, size_bytes)
-    images.import_image(place, images.Import(image, path, attempt_at(uid), lambda _: None, threading.Event()))
+    image = Image(uid, "0" * 64, size_bytes, size_bytes)
+    images.import_image(place, Import(image, path, attempt_at(uid), lambda _: None, threading.Event()))
 
 
 def wanted(uid: str, image_uid: str = "") -> volumes.Wanted:
