@@ -1,5 +1,7 @@
 """`kumo pool`: create, beside the standard commands."""
 
+from typing import Any
+
 import click
 
 from cli import standard
@@ -19,23 +21,9 @@ command = standard.group("pool")
 @click.option("--image-pool", default="", help="The Ceph pool for images.")
 @click.option("--cell", "cells", multiple=True, help="A cell that reaches it; none means all.")
 @click.option("--host", "hosts", multiple=True, help="A host that reaches it; none means all. A directory is one host's.")
-@click.option("--default", "is_default", is_flag=True, help="What names no pool goes here.")
+@click.option("--default", is_flag=True, help="What names no pool goes here.")
 @standard.create_options
 @pass_session
-def create(
-    session: Session,
-    name: str,
-    driver: str,
-    volume_pool: str,
-    image_pool: str,
-    cells: tuple[str, ...],
-    hosts: tuple[str, ...],
-    is_default: bool,
-    how: standard.Creation,
-) -> None:
-    pool = message_of(NOUN, "Pool")()
-    pool.spec.driver = driver.upper()
-    pool.spec.volume_pool, pool.spec.image_pool, pool.spec.default = volume_pool, image_pool, is_default
-    pool.spec.cells.extend(cells)
-    pool.spec.hosts.extend(hosts)
-    standard.create(session, NOUN, name, pool, how)
+def create(session: Session, name: str, driver: str, how: standard.Creation, **spec: Any) -> None:
+    """Make it of the options, which are called as the fields of the spec are."""
+    standard.create(session, NOUN, name, message_of(NOUN, "Pool")(spec={"driver": driver.upper(), **spec}), how)
