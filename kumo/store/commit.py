@@ -24,6 +24,8 @@ from kumo.store.record import Etags, stamp
 _LISTED = 20
 # The watch stream asks for a sign of life each second.
 _SILENT_S = 2.5
+# What is left of the second in which whoever writes is told that etcd is away.
+_ASKED_S = 0.7
 _C = pb.Compare
 
 
@@ -159,7 +161,7 @@ class Committer:
 
         While etcd is silent nothing is begun: whoever asked is told so at once.
         """
-        if self._is_silent():
+        if self._is_silent() and not await self._answers():
             COMMITS.labels("unreachable").inc()
             raise StoreUnreachable(f"nothing was heard of it for {self.etcd.silent_s():.0f} s")
         deadline = self.clock.monotonic() + self.timeout_s
@@ -195,6 +197,15 @@ class Committer:
 
     def _is_silent(self) -> bool:
         return self.etcd.silent_s() > _SILENT_S
+
+    async def _answers(self) -> bool:
+        """Ask etcd itself before a write is refused: it may have been this process that was stopped, and not etcd."""
+        try:
+            async with asyncio.timeout(_ASKED_S):
+                await self.etcd.range(pb.RangeRequest(key=self.barrier.key, keys_only=True))
+        except (TimeoutError, StoreUnreachable):
+            return False
+        return True
 
     async def _send(self, changes: Changes) -> Committed | Refused | None:
         """Return None if the barrier alone was in the way."""

@@ -12,7 +12,7 @@ from kumo.store.errors import Conflict, ReferencedError, TargetGone
 from kumo.store.plane import Plane
 from kumo.store.table import Table
 from kumo.store.watch import Kind
-from tests.etcd import Cluster
+from tests.etcd import Cluster, cluster
 from tests.kumo.store.record_pb2 import Thing
 from tests.kumo.store.things import create, delete, thing, things, until, update
 from tests.tcp_proxy import Proxy, proxy_to
@@ -104,6 +104,24 @@ async def test_reads_go_on_and_writes_are_refused_soon_while_etcd_is_away(shared
         await until(lambda: other.silent_s() > 0.2)
         with pytest.raises(Unavailable, match="MIRROR_BEHIND"):
             await mirrored.mirror.wait(10**9, 0.1)
+
+
+async def test_a_write_is_taken_as_soon_as_etcd_answers_again() -> None:
+    """Nothing was heard of it for seconds, as when this process itself was stopped; yet it answers."""
+    with cluster() as store:
+        async with Etcd(store.addresses) as etcd, await Plane.open(etcd, "/kumo/test/", format_version=1) as other:
+            table = things(other)
+            await create(other, table, thing("a/1"))
+            store.members[0].freeze()
+            try:
+                await until(lambda: other.silent_s() > 3.0)
+                began = asyncio.get_running_loop().time()
+                with pytest.raises(Unavailable, match="STORE_UNREACHABLE"):
+                    await create(other, table, thing("a/2"))
+                assert asyncio.get_running_loop().time() - began < 3 * 1.0
+            finally:
+                store.members[0].thaw()
+            await create(other, table, thing("a/3"))
 
 
 async def test_whoever_follows_or_waits_is_told_when_the_process_has_ended(etcd: Etcd, plane: Plane) -> None:
