@@ -80,6 +80,8 @@ class Domain:
     virt_type: str = ""
     # It has a process that waits for resume().
     paused: bool = False
+    # The process stands still because a disk did not take what it wrote; resume() has it try again.
+    halted: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ _CONSOLE_STALL_S = 2.0
 _USAGE = libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_BLOCK
 # A guest that another call holds, or that hangs, is left out of it: one does not make all wait.
 _USAGE_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_RUNNING | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-# Whoever paused it, it shall run; but a guest that stopped at an error of its disk stays so until that is mended.
+# Whoever paused it, it shall run; a guest that stopped at an error of its disk is another matter.
 _RESUMABLE = (libvirt.VIR_DOMAIN_PAUSED_USER, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, libvirt.VIR_DOMAIN_PAUSED_UNKNOWN)
 
 
@@ -228,7 +228,8 @@ class LibvirtHypervisor:
             process,
             self._processes.start_time(process),
             owner.virt_type,
-            state == libvirt.VIR_DOMAIN_PAUSED and reason in _RESUMABLE,
+            paused=state == libvirt.VIR_DOMAIN_PAUSED and reason in _RESUMABLE,
+            halted=state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR,
         )
 
     def _process(self, uid: str) -> Any:

@@ -17,12 +17,18 @@ STEADY_S = 600.0
 RESTART_FIRST_S = 1.0
 RESTART_MOST_S = 300.0
 
+# A guest that stands still because a disk did not take what it wrote tries again that often; it runs if it does so for a moment.
+TRY_DISK_S = 10.0
+DISK_TRIED_S = 2.0
+STANDS_STILL = "the guest stands still: a disk does not take what it writes"
+
 # Why nothing can be done at present.
-PROCESS_LINGERS, RESTARTING, PORTS_NOT_READY, DISK_NOT_OWNED, STOPPING = (
+PROCESS_LINGERS, RESTARTING, PORTS_NOT_READY, DISK_NOT_OWNED, DISK_REFUSES, STOPPING = (
     "PROCESS_LINGERS",
     "RESTARTING",
     "PORTS_NOT_READY",
     "DISK_NOT_OWNED",
+    "DISK_REFUSES",
     "STOPPING",
 )
 
@@ -67,6 +73,8 @@ class World:
     asked_last_s: float | None = None
     # How long a guest that ended by itself still waits.
     restart_in_s: float = 0.0
+    # How long a guest that stands still again is left to do so, since it tried last.
+    try_disk_in_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -218,8 +226,10 @@ def _towards_running(asked: Asked, world: World, process: Process | None, reboot
         return _start(world)
     if world.clients_of != process:
         return KeepClients(process)
-    if world.domain is not None and world.domain.paused:
-        return Resume()
+    if world.domain is not None and (world.domain.paused or world.domain.halted):
+        return Wait(DISK_REFUSES, STANDS_STILL, world.try_disk_in_s) if world.domain.halted and world.try_disk_in_s > 0 else Resume()
+    if world.try_disk_in_s > TRY_DISK_S - DISK_TRIED_S:
+        return Wait(DISK_REFUSES, STANDS_STILL, world.try_disk_in_s - TRY_DISK_S + DISK_TRIED_S)
     if reboots.begun:
         return KeepReboots(Reboots(reboots.begun))
     return None

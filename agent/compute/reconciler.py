@@ -13,6 +13,7 @@ from agent.compute.kept import KeptServers
 from agent.compute.plan import (
     STEADY_S,
     STOPPING,
+    TRY_DISK_S,
     Asked,
     AskToStop,
     BreakLocks,
@@ -81,6 +82,7 @@ class _Memory:
     asked_last: float | None = None
     ended_early: int = 0
     restart_at: float = 0.0
+    try_disk_at: float = 0.0
     guest_files: bytes = b""
     disks_foreign: str | None = None
     # What was said of its ports when it was last looked at.
@@ -223,6 +225,7 @@ class ServerReconciler:
             asked_first_s=None if memory.asked_first is None else now - memory.asked_first,
             asked_last_s=None if memory.asked_last is None else now - memory.asked_last,
             restart_in_s=max(0.0, memory.restart_at - now),
+            try_disk_in_s=max(0.0, memory.try_disk_at - now),
         )
 
     def _note_end(self, uid: str, memory: _Memory, domain: Domain | None, now: float) -> None:
@@ -286,7 +289,9 @@ class ServerReconciler:
                 await self._disks.keep_clients(command, process)
             case Resume():
                 await self._hypervisor.resume(uid)
-                log.info("server started", server=uid, name=command.desired.name)
+                again = memory.domain is not None and memory.domain.halted
+                memory.try_disk_at = self._clock.monotonic() + TRY_DISK_S if again else 0.0
+                log.info("server tries its disk again" if again else "server started", server=uid, name=command.desired.name)
             case AskToStop():
                 await self._ask_to_stop(uid, memory)
             case CutPower():
@@ -346,14 +351,10 @@ class ServerReconciler:
         if world.domain is None:
             self._book.drop(uid)
             return
-        facts = facts_of(uid, None, world.domain, settled=False, reboots=0, conditions=[], client_addresses=[])
-        facts.held.epoch.cell, facts.held.epoch.host = world.domain.epoch
-        facts.held.generation = world.domain.generation
-        self._book.set_server(facts)
+        self._book.set_server(facts_of(uid, None, world.domain, settled=False, reboots=0, conditions=[], client_addresses=[]))
 
     def _port_changed(self, port_uid: str) -> None:
-        uid = self._ports.server_of(port_uid)
-        if uid is None:
+        if (uid := self._ports.server_of(port_uid)) is None:
             return
         # A start that fails unplugs its ports again: to wake for that would be to begin anew each time, whatever the back-off says.
         memory, command = self._memory.get(uid), self._commands.held.get(uid)
@@ -388,8 +389,7 @@ class ServerReconciler:
 
 
 def _given(definition: Definition | None) -> Definition:
-    if definition is None:
-        raise AssertionError("plan() asks for a definition only where one was made")
+    assert definition is not None, "plan() asks for a definition only where one was made"
     return definition
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent.compute.driver import Domain
-from agent.compute.plan import DISK_NOT_OWNED, PORTS_NOT_READY, RESTARTING, Define, Step, Wait, World
+from agent.compute.plan import DISK_NOT_OWNED, DISK_REFUSES, PORTS_NOT_READY, RESTARTING, STANDS_STILL, Define, Step, Wait, World
 from kumo.api.agent.v1.compute_pb2 import DesiredServer, ServerFacts
 from kumo.api.type.v1.condition_pb2 import Condition
 from kumo.api.type.v1.stamp_pb2 import Stamp
@@ -101,6 +101,9 @@ def _started(desired: DesiredServer, situation: Situation) -> Said:
         return Said(
             running, error.reason, "the host could not do the next step yet; it tries again", operator_message=f"{step}: {error.message}"
         )
+    if (domain is not None and domain.halted) or (isinstance(step, Wait) and step.reason == DISK_REFUSES):
+        fix = "wait: it goes on by itself once there is room; whoever runs this cloud sees which pool is full"
+        return Said(False, DISK_REFUSES, STANDS_STILL, fix)
     if isinstance(step, Wait):
         fix = "stop the server if it shall stay off" if step.reason == RESTARTING else ""
         if step.reason == DISK_NOT_OWNED:
@@ -149,8 +152,14 @@ def facts_of(
     conditions: list[Condition],
     client_addresses: list[str],
 ) -> ServerFacts:
-    """Return facts, which say OFF of a server that does not run: whether it is absent is for the caller to say."""
+    """Return facts, which say OFF of a server that does not run: whether it is absent is for the caller to say.
+
+    `held` None: no command speaks of it, and what the hypervisor knows is all.
+    """
     facts = ServerFacts(uid=uid, held=held, settled=settled, reboots=reboots, conditions=conditions)
+    if held is None and domain is not None:
+        facts.held.epoch.cell, facts.held.epoch.host = domain.epoch
+        facts.held.generation = domain.generation
     if domain is not None and domain.process is not None:
         facts.power = ServerFacts.RUNNING
         facts.virt_type = domain.virt_type

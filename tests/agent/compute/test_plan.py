@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from agent.compute.driver import Domain, Process
 from agent.compute.plan import (
+    DISK_REFUSES,
+    DISK_TRIED_S,
     GRACE_S,
+    TRY_DISK_S,
     Asked,
     AskToStop,
     BreakLocks,
@@ -224,3 +227,18 @@ def test_a_deaf_guest_has_its_power_cut_after_its_grace_and_not_before() -> None
 def test_the_pause_before_a_restart_grows_and_has_an_end(ended_early: int) -> None:
     assert restart_delay_s(0) == 0
     assert restart_delay_s(ended_early) <= restart_delay_s(ended_early + 1) <= 300
+
+
+@given(st.floats(0.1, TRY_DISK_S))
+def test_a_guest_that_stands_still_at_its_disk_tries_again_now_and_then_and_can_be_stopped(left_s: float) -> None:
+    process = Process("boot", 1, 1)
+    domain = Domain("u", 1, (1, 1), "d1", process, halted=True)
+    world = World(domain, Reboots(0), clients_of=process, guest_files=True, try_disk_in_s=left_s)
+    asked = Asked("d1", running=True, reboots=0, hard=False)
+    said = plan(asked, world)
+    assert isinstance(said, Wait) and (said.reason, said.again_s) == (DISK_REFUSES, left_s)
+    assert plan(asked, replace(world, try_disk_in_s=0.0)) == Resume()
+    assert plan(replace(asked, running=False, hard=True), world) == CutPower()
+    # It is not believed to run before it did so for a moment.
+    again = plan(asked, replace(world, domain=replace(domain, halted=False)))
+    assert (again is not None) == (left_s > TRY_DISK_S - DISK_TRIED_S)

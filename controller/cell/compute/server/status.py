@@ -19,6 +19,8 @@ from kumo.errors import Error
 _OF_AGENT = ("GuestReady", "DiskOwned")
 _POWER = {ServerFacts.RUNNING: Server.RUNNING, ServerFacts.OFF: Server.OFF}
 _TAP_LOST = "TAP_LOST"
+# A guest stands still at a disk that is full.
+_DISK_REFUSES = "DISK_REFUSES"
 _MADE = frozenset({Volume.AVAILABLE, Volume.IN_USE})
 
 
@@ -113,7 +115,8 @@ def _of_host(seen: Seen) -> list[Said]:
     if _is_host_silent(seen):
         was_known = [kind for kind in ("Started", *_OF_AGENT) if kind in before or kind in reported]
         return [Said(kind, None, "HOST_SILENT", "its host does not answer, so that this is not known now") for kind in was_known]
-    if seen.facts is not None and seen.facts.power == ServerFacts.RUNNING:
+    stands_still = "Started" in reported and reported["Started"].reason == _DISK_REFUSES
+    if seen.facts is not None and seen.facts.power == ServerFacts.RUNNING and not stands_still:
         started = Said("Started", True, "RUNNING", "the server runs")
     elif "Started" in reported:
         started = from_agent(reported["Started"])
@@ -198,9 +201,10 @@ def happened(before: Server.Status, after: Server.Status, host: str) -> Sequence
                 pass
     if _holds(after, "GuestReady") and _is_denied(before, "GuestReady"):
         found.append(Happened("GUEST_READY", "the guest says that it is ready"))
-    lost = next((one for one in after.conditions if one.reason == _TAP_LOST), None)
-    if lost is not None and not any(one.reason == _TAP_LOST for one in before.conditions):
-        found.append(Happened(_TAP_LOST, lost.message, WARNING, lost.fix, lost.operator_message))
+    for reason in (_TAP_LOST, _DISK_REFUSES):
+        trouble = next((one for one in after.conditions if one.reason == reason), None)
+        if trouble is not None and not any(one.reason == reason for one in before.conditions):
+            found.append(Happened(reason, trouble.message, WARNING, trouble.fix, trouble.operator_message))
     silent = next((one for one in after.conditions if one.type == "HostAnswers"), None)
     if silent is not None and not any(one.type == "HostAnswers" for one in before.conditions):
         found.append(Happened("HOST_SILENT", silent.message, WARNING, silent.fix, silent.operator_message))
