@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from agent.compute import kvm
-from agent.config import ComputeConfig, NetworkConfig
+from agent.config import ComputeConfig, NetworkConfig, StorageConfig
 from agent.config import Config as AgentConfig
 from agent.main import Agent
 from controller.cell.plane import CellPlane, agent_dial
@@ -248,6 +248,7 @@ class Cloud:
         (state / "guests").mkdir(parents=True, exist_ok=True)
         (state / "consoles").mkdir(exist_ok=True)
         (state / "volumes").parent.mkdir(exist_ok=True)
+        (state / "files").mkdir(exist_ok=True)
         shared = self.folder / "volumes"
         shared.mkdir(exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -263,6 +264,7 @@ class Cloud:
             state=state,
             network=NetworkConfig(tunnel_address="127.0.0.1", guest_files=state / "guests", responder=state / "responder", driver="fake"),
             compute=ComputeConfig(driver="fake", vcpus=vcpus, memory_mib=memory_mib, consoles=state / "consoles"),
+            storage=StorageConfig(directory=state / "files"),
         )
         made = Agent(config, "boot-1", kvm.Virt("qemu", "guests are fake"))
         made.load()
