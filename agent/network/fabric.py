@@ -12,7 +12,8 @@ from agent.network.links import Link, PortFlags
 from agent.network.plan import ARP, FAR, FDB, Entry, Network
 from kumo.errors import Unavailable
 
-_BR_MCAST_SNOOPING, _BR_NF_CALL_IPTABLES, _BR_NF_CALL_IP6TABLES, _BR_NF_CALL_ARPTABLES = 23, 36, 37, 38
+_BR_FORWARD_DELAY, _BR_MCAST_SNOOPING = 1, 23
+_BR_NF_CALL_IPTABLES, _BR_NF_CALL_IP6TABLES, _BR_NF_CALL_ARPTABLES = 36, 37, 38
 _VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6 = 1, 4, 7, 15, 17
 
 # Unknown and broadcast frames never enter the fabric; ARP for ports of other hosts is answered here.
@@ -20,7 +21,14 @@ _TUNNEL_FLAGS = PortFlags(broadcast=False, neigh_suppress=True)
 
 
 def _bridge_data() -> dict[int, bytes]:
-    return {_BR_MCAST_SNOOPING: b"\0", _BR_NF_CALL_IPTABLES: b"\1", _BR_NF_CALL_IP6TABLES: b"\1", _BR_NF_CALL_ARPTABLES: b"\0"}
+    return {
+        # There is no spanning tree to wait for, and yet the kernel would tell of each port once more when the usual 15 s have passed.
+        _BR_FORWARD_DELAY: bytes(4),
+        _BR_MCAST_SNOOPING: b"\0",
+        _BR_NF_CALL_IPTABLES: b"\1",
+        _BR_NF_CALL_IP6TABLES: b"\1",
+        _BR_NF_CALL_ARPTABLES: b"\0",
+    }
 
 
 class Fabric:
