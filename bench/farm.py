@@ -83,6 +83,12 @@ class Farm:
 
         await until(lambda: _slowly(all_active), deadline_s, f"{wanted} servers are ACTIVE")
 
+    async def host_count(self) -> int:
+        return len((await self.api.hosts.ListHosts(host_pb2.ListHostsRequest(page_size=PAGE))).hosts)
+
+    async def server_count(self) -> int:
+        return len(await self.servers())
+
     async def servers(self) -> list[Server]:
         found: list[Server] = []
         token = ""

@@ -5,6 +5,7 @@ forms one behind the other, as protobuf promises.
 """
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -129,4 +130,5 @@ def join(message_type: type[M], entry: Entry, etags: Etags) -> M:
 
 
 def index_values(message: M, indexes: Indexes[M]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted({(index, value) for index, values_of in indexes.items() for value in values_of(message) if value}))
+    # Values are uids, nearly all, and in other tables as well.
+    return tuple(sorted({(index, sys.intern(value)) for index, values_of in indexes.items() for value in values_of(message) if value}))

@@ -1,7 +1,8 @@
 """The state of one table as a sequence of etcd events makes it: pure, no I/O. A mirror keeps one, and so does a replay."""
 
+import sys
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Generic
@@ -50,7 +51,8 @@ class Replica(Generic[M]):
         self.entries: dict[str, Entry] = {}
         self.uid_by_name: dict[str, str] = {}
         self.names: list[str] = []
-        self._by_index: dict[tuple[str, str], dict[str, None]] = {}
+        # One uid by itself, as nearly all values have, or several.
+        self._by_index: dict[tuple[str, str], str | dict[str, None]] = {}
         # Parts whose intent is not there (yet): a status may come first within one load, never within one revision.
         self._orphans: dict[str, Entry] = {}
 
@@ -85,10 +87,10 @@ class Replica(Generic[M]):
         return Step(self.revision, newer.revision, tuple(Delta(old, new) for old, new in pairs if old != new), is_bridge=True)
 
     def find(self, index: str, value: str) -> list[Entry]:
-        return [self.entries[uid] for uid in self._by_index.get((index, value), ())]
+        return [self.entries[uid] for uid in self._uids((index, value))]
 
     def count(self, index: str, value: str) -> int:
-        return len(self._by_index.get((index, value), ()))
+        return len(self._uids((index, value)))
 
     def by_name(self, name: str) -> Entry | None:
         uid = self.uid_by_name.get(name)
@@ -118,7 +120,8 @@ class Replica(Generic[M]):
             return
         uid, part = place
         if part in _PARTS:
-            self._replace(uid, part, item.value, item.mod_revision)
+            # Most uids are in many tables and indexes: each is kept once in the process.
+            self._replace(sys.intern(uid), part, item.value, item.mod_revision)
 
     def _replace(self, uid: str, part: str, value: bytes, revision: int) -> None:
         old = self.entries.get(uid) or self._orphans.pop(uid, None) or Entry(uid, "", b"", 0, b"", 0, b"", 0, ())
@@ -160,8 +163,17 @@ class Replica(Generic[M]):
     def _reindex(self, uid: str, old: tuple[tuple[str, str], ...], new: tuple[tuple[str, str], ...]) -> None:
         for pair in set(old) - set(new):
             uids = self._by_index[pair]
-            del uids[uid]
-            if not uids:
+            if isinstance(uids, dict) and len(uids) > 1:
+                del uids[uid]
+            else:
                 del self._by_index[pair]
         for pair in sorted(set(new) - set(old)):
-            self._by_index.setdefault(pair, {})[uid] = None
+            uids = self._by_index.setdefault(pair, uid)
+            if isinstance(uids, dict):
+                uids[uid] = None
+            elif uids != uid:
+                self._by_index[pair] = {uids: None, uid: None}
+
+    def _uids(self, pair: tuple[str, str]) -> Collection[str]:
+        uids = self._by_index.get(pair, ())
+        return (uids,) if isinstance(uids, str) else uids
