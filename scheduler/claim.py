@@ -10,7 +10,7 @@ from kumo.api.cell.v1.record_pb2 import Booking, Claim
 from kumo.api.fleet.v1.host_pb2 import Host
 from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.store import ops
-from kumo.store.commit import Changes, Witness
+from kumo.store.changes import Changes, Witness
 from kumo.store.errors import Conflict
 from kumo.store.keys import INTENT, Keys
 from kumo.store.record import serialized, table_name

@@ -36,7 +36,7 @@ SEAMS = (
     Seam(Hypervisor, "tests/agent/compute/test_driver.py"),
     Seam(NetworkDriver, "tests/agent/network/test_driver.py"),
 )
-STORE_SUITES = tuple(f"tests/kumo/store/test_{part}.py" for part in ("client", "commit", "election", "table", "watch"))
+STORE_SUITES = tuple(f"tests/kumo/store/test_{part}.py" for part in ("client", "commit", "election", "group", "table", "watch"))
 ETCDS = {"etcd", "memory"}
 
 

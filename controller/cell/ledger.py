@@ -18,9 +18,11 @@ from kumo.errors import Unavailable
 from kumo.log import get_logger
 from kumo.store import ops
 from kumo.store.barrier import Barrier
-from kumo.store.commit import Changes, Committed, Committer, Refused, Witness
+from kumo.store.changes import Changes, Committed, Refused, Witness
+from kumo.store.commit import Committer
 from kumo.store.errors import Compacted, Conflict, Deposed
 from kumo.store.etcd import kv_pb2, rpc_pb2
+from kumo.store.group import GroupCommit
 from kumo.store.interface import EtcdClient
 from kumo.store.keys import INTENT, STATUS, Keys
 from kumo.store.loader import load_table
@@ -181,7 +183,7 @@ class Ledger:
         self.revision = 0
         etags = Etags(term.incarnation)
         rng = rng or random.Random()
-        self._committer = Committer(etcd, clock or SystemClock(), rng, etags, Barrier(etcd, keys, rng))
+        self._committer = Committer(GroupCommit(etcd, Barrier(etcd, keys, rng)), clock or SystemClock(), rng, etags)
         self._views: dict[str, View[Any]] = {}
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0

@@ -7,10 +7,10 @@ raised as Unknown, since it may have happened.
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -98,7 +98,7 @@ class Etcd:
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         self._streaming = self._tasks.create_task(lasting("the stream of watches", self._stream.run()))
-        self._leases: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()
         return self
 
     async def __aexit__(self, *reason: object) -> None:
@@ -107,8 +107,8 @@ class Etcd:
     async def close(self) -> None:
         """End watches and keepalives and close the channels. Leases are left to run out."""
         self._streaming.cancel()
-        for lease in self._leases:
-            lease.cancel()
+        for task in self._working:
+            task.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)
         finally:
@@ -120,6 +120,11 @@ class Etcd:
         self.progress_is_exact = _progress_is_exact(version)
         self._stream.believes_progress = self.progress_is_exact
         return version
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks.create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
 
     def silent_s(self) -> float:
         """What the way to etcd and back explains is no silence."""
@@ -152,9 +157,7 @@ class Etcd:
         sent_at = self._clock.monotonic()
         granted = await self._call(_GRANT, pb.LeaseGrantRequest(TTL=ttl_s))
         kept = Lease(self, KeptLease(self._endpoints, granted.ID, granted.TTL, clock=self._clock, granted_after=sent_at))
-        task = self._tasks.create_task(kept.kept.run())
-        self._leases.add(task)
-        task.add_done_callback(self._leases.discard)
+        self.start(kept.kept.run())
         return kept
 
     async def revoke(self, lease_id: int) -> None:

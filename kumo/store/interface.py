@@ -1,10 +1,10 @@
 """What the store needs of an etcd client: kept so small that an etcd in memory can stand behind it in a simulation."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from kumo.store.etcd import kv_pb2, rpc_pb2
 
@@ -46,6 +46,9 @@ class EtcdClient(Protocol):
 
     async def connect(self) -> str:
         """Wait until a member answers and return its version."""
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`, which must not raise, as a task that is cancelled when the client is closed."""
 
     def silent_s(self) -> float:
         """How long ago the watch stream was last heard of: what mirrors say may be that old."""

@@ -17,10 +17,12 @@ from kumo.ids import new_uid
 from kumo.log import get_logger
 from kumo.store import ops
 from kumo.store.barrier import Barrier
-from kumo.store.commit import Changes, Committed, Committer, Refused
+from kumo.store.changes import Changes, Committed, Refused
+from kumo.store.commit import Committer
 from kumo.store.election import Election
 from kumo.store.errors import Unknown
 from kumo.store.etcd import kv_pb2, rpc_pb2
+from kumo.store.group import GroupCommit
 from kumo.store.interface import EtcdClient
 from kumo.store.keys import Keys
 from kumo.store.loader import load_range
@@ -64,7 +66,7 @@ class Plane:
         self.format_version, self.incarnation = identity.format_version, identity.incarnation
         self.etags = Etags(identity.incarnation)
         self._tokens = Tokens(identity.incarnation, identity.token_key)
-        self._committer = Committer(etcd, sources.clock, sources.rng, self.etags, Barrier(etcd, self.keys, sources.rng))
+        self._committer = Committer(GroupCommit(etcd, Barrier(etcd, self.keys, sources.rng)), sources.clock, sources.rng, self.etags)
         self._tables: dict[str, Table[Any]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup | None = None

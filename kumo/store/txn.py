@@ -12,7 +12,8 @@ from google.protobuf.message import Message
 from kumo.errors import AlreadyExists, InvalidArgument, Unavailable
 from kumo.log import get_logger
 from kumo.store import ops
-from kumo.store.commit import Changes, Committed, Committer, Explain, Found, Refused, Witness
+from kumo.store.changes import Changes, Committed, Explain, Found, Refused, Witness
+from kumo.store.commit import Committer
 from kumo.store.errors import Conflict, Deposed, ReferencedError, Referrer, TargetGone
 from kumo.store.etcd import rpc_pb2
 from kumo.store.keys import INTENT, PLACEMENT, STATUS, Keys, check_uid

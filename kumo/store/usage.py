@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from kumo.errors import Error
 from kumo.store import ops
-from kumo.store.commit import Changes, Committed, Found, Guard, Refused
+from kumo.store.changes import Changes, Committed, Found, Guard, Refused
 from kumo.store.errors import Conflict
 from kumo.store.plane import Plane
 from kumo.store.txn import Txn

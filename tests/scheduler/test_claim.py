@@ -12,10 +12,12 @@ from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.clock import SystemClock
 from kumo.ids import new_uid
 from kumo.store.barrier import Barrier
+from kumo.store.changes import Changes, Committed, Refused
 from kumo.store.client import Etcd
-from kumo.store.commit import Changes, Committed, Committer, Refused
+from kumo.store.commit import Committer
 from kumo.store.errors import Conflict
 from kumo.store.etcd.rpc_pb2 import RangeRequest
+from kumo.store.group import GroupCommit
 from kumo.store.keys import INTENT, Keys
 from kumo.store.record import Etags, serialized, table_name
 from scheduler.claim import HostRead, add_claims, claim_uid
@@ -34,7 +36,7 @@ def member() -> Generator[Cluster, None, None]:
 
 def _committer(etcd: Etcd, keys: Keys) -> Committer:
     rng = random.Random(1)
-    return Committer(etcd, SystemClock(), rng, Etags("i"), Barrier(etcd, keys, rng))
+    return Committer(GroupCommit(etcd, Barrier(etcd, keys, rng)), SystemClock(), rng, Etags("i"))
 
 
 class Booker:

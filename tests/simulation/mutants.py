@@ -12,6 +12,7 @@ import controller.cell.ledger
 import controller.region.cells.ends
 import kumo.loop
 import kumo.store.commit
+import kumo.store.group
 import kumo.store.lease
 import kumo.store.replica
 import kumo.store.stream
@@ -64,8 +65,16 @@ MUTANTS = (
         "an unknown write retried blindly",
         kumo.store.commit.Committer,
         "commit",
-        "result = await self._send(changes)",
-        "result = Committed((await self.etcd.txn([], changes.operations)).header.revision) if is_repeated else await self._send(changes)",
+        "result = await self.group.send(changes)",
+        "result = Committed((await self.etcd.txn([], changes.operations)).header.revision)"
+        " if is_repeated else await self.group.send(changes)",
+    ),
+    Mutant(
+        "told committed with a group that was refused",
+        kumo.store.group,
+        "_refused",
+        "if failed else None",
+        "if failed else Committed(revision)",
     ),
     Mutant("two workers on one key", kumo.loop.Loop, "add", "elif key in self._busy:", "elif False:"),
     Mutant(

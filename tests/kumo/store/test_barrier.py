@@ -11,10 +11,12 @@ from kumo.clock import SystemClock
 from kumo.ids import new_uid
 from kumo.store import ops
 from kumo.store.barrier import Barrier
+from kumo.store.changes import Changes, Committed, Witness
 from kumo.store.client import Etcd, Patience
-from kumo.store.commit import Changes, Committed, Committer, Witness
+from kumo.store.commit import Committer
 from kumo.store.errors import Unknown
 from kumo.store.etcd import rpc_pb2 as pb
+from kumo.store.group import GroupCommit
 from kumo.store.keys import Keys
 from kumo.store.record import Etags
 from tests.etcd import Cluster
@@ -23,12 +25,13 @@ _PATIENCE = Patience(per_try_s=10.0, request_s=20.0)
 
 
 class Slow(Etcd):
-    """An etcd on a way that keeps the first `count` writes back, and delivers them when asked to."""
+    """An etcd on a way that keeps the first `count` writes back until they are given up, and delivers them when asked to."""
 
-    def __init__(self, addresses: list[str], count: int = 1, *, is_cancelled: bool = False) -> None:
+    def __init__(self, addresses: list[str], count: int = 1) -> None:
         super().__init__(addresses, patience=_PATIENCE, rng=random.Random(1))
         self.kept: list[tuple[Any, ...]] = []
-        self._left, self._is_cancelled = count, is_cancelled
+        self._left = count
+        self.given_up = asyncio.Event()
 
     async def txn(
         self, compare: Sequence[pb.Compare] = (), success: Sequence[pb.RequestOp] = (), failure: Sequence[pb.RequestOp] = ()
@@ -36,8 +39,7 @@ class Slow(Etcd):
         if self._left and len(success) > 0:
             self._left -= 1
             self.kept.append((list(compare), list(success), list(failure)))
-            if self._is_cancelled:
-                raise asyncio.CancelledError
+            await self.given_up.wait()
             raise Unknown("nothing came back")
         return await super().txn(compare, success, failure)
 
@@ -48,7 +50,7 @@ class Slow(Etcd):
 
 def committer(etcd: Etcd, keys: Keys, seed: int = 1) -> Committer:
     rng = random.Random(seed)
-    return Committer(etcd, SystemClock(), rng, Etags("i"), Barrier(etcd, keys, rng))
+    return Committer(GroupCommit(etcd, Barrier(etcd, keys, rng)), SystemClock(), rng, Etags("i"))
 
 
 def creation(key: bytes) -> Changes:
@@ -62,6 +64,7 @@ def creation(key: bytes) -> Changes:
 async def test_a_create_that_was_repeated_does_not_happen_again_after_the_delete(shared: Cluster) -> None:
     keys = Keys(f"/test/{new_uid()}")
     async with Slow(shared.addresses) as etcd:
+        etcd.given_up.set()
         sender = committer(etcd, keys)
         assert isinstance(await sender.commit(creation(keys.raw("a"))), Committed)
         gone = Changes()
@@ -72,17 +75,22 @@ async def test_a_create_that_was_repeated_does_not_happen_again_after_the_delete
 
 async def test_a_write_that_was_given_up_does_not_happen_after_the_next_one(shared: Cluster) -> None:
     keys = Keys(f"/test/{new_uid()}")
-    async with Slow(shared.addresses, is_cancelled=True) as etcd:
+    async with Slow(shared.addresses) as etcd:
         sender = committer(etcd, keys)
-        with pytest.raises(asyncio.CancelledError):
-            await sender.commit(creation(keys.raw("a")))
-        assert isinstance(await sender.commit(creation(keys.raw("b"))), Committed)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await sender.commit(creation(keys.raw("a")))
+        assert len(etcd.kept) == 1
+        following = asyncio.ensure_future(sender.commit(creation(keys.raw("b"))))
+        etcd.given_up.set()
+        assert isinstance(await following, Committed)
         assert await etcd.arrive() == [False]
 
 
 async def test_the_barrier_itself_may_be_raised_late(shared: Cluster) -> None:
     keys = Keys(f"/test/{new_uid()}")
     async with Slow(shared.addresses, count=2) as etcd:
+        etcd.given_up.set()
         sender = committer(etcd, keys)
         assert isinstance(await sender.commit(creation(keys.raw("a"))), Committed)
         assert await etcd.arrive() == [False, True]
@@ -92,7 +100,8 @@ async def test_the_barrier_itself_may_be_raised_late(shared: Cluster) -> None:
 async def test_senders_that_share_a_barrier_do_not_stop_each_other(shared: Cluster) -> None:
     keys = Keys(f"/test/{new_uid()}")
     async with Slow(shared.addresses) as etcd, Etcd(shared.addresses, patience=_PATIENCE) as other:
+        etcd.given_up.set()
         one, two = committer(etcd, keys), committer(other, keys)
-        assert one.barrier.key == two.barrier.key
+        assert one.group.barrier.key == two.group.barrier.key
         for sender, name in ((two, "a"), (one, "b"), (two, "c"), (one, "d")):
             assert isinstance(await sender.commit(creation(keys.raw(name))), Committed)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from kumo.ids import new_uid
 from kumo.store import ops
+from kumo.store.changes import Changes, Found, Guard
 from kumo.store.client import Etcd
-from kumo.store.commit import Changes, Found, Guard
 from kumo.store.etcd import rpc_pb2
 from kumo.store.ops import prefix_end
 
