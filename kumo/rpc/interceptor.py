@@ -81,6 +81,8 @@ class Interceptor:
         self._public = public
         self._limits = limits
         self._calls: dict[tuple[str, bool], int] = defaultdict(int)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_ending = False
         self._errors = ErrorFilter(services if public else [])
 
     def wrap(self, descriptor: MethodDescriptor, handler: MethodHandler) -> MethodHandler:
@@ -98,12 +100,19 @@ class Interceptor:
         made: MethodHandler = make(wrapped, handler.request_deserializer, None)
         return made
 
+    def refuse_all(self) -> None:
+        """Have the calls in flight end with a reason, before the listener cuts them without one."""
+        self._is_ending = True
+        for task in self._tasks:
+            task.cancel()
+
     def _answering(self, method: _Method, inner: Callable[[Any, Context], Awaitable[Message | Encoded]]) -> Handler:
         async def serve(request: Any, context: Context) -> bytes | None:
-            started = time.perf_counter()
+            started, task = time.perf_counter(), _this_task()
             principal: Principal | None = None
             code = "OK"
             try:
+                self._tasks.add(task)
                 principal = self._enter(method, context)
                 request = self._checked(method, request, principal)
                 if method.changes and not self._public:
@@ -118,6 +127,7 @@ class Interceptor:
                     raise
                 await context.abort_with_status(status)
             finally:
+                self._tasks.discard(task)
                 self._leave(method, principal)
                 method.meter.ended(code, time.perf_counter() - started)
 
@@ -125,10 +135,11 @@ class Interceptor:
 
     def _streaming(self, method: _Method, inner: Callable[[Any, Context], AsyncIterator[Message]]) -> Handler:
         async def serve(request: Any, context: Context) -> AsyncIterator[bytes]:
-            started = time.perf_counter()
+            started, task = time.perf_counter(), _this_task()
             principal: Principal | None = None
             code = "OK"
             try:
+                self._tasks.add(task)
                 principal = self._enter(method, context)
                 request = self._checked(method, request, principal)
                 serialize = method.serializers[principal.audience]
@@ -141,6 +152,7 @@ class Interceptor:
                     raise
                 await context.abort_with_status(status)
             finally:
+                self._tasks.discard(task)
                 self._leave(method, principal)
                 method.meter.ended(code, time.perf_counter() - started)
 
@@ -193,6 +205,9 @@ class Interceptor:
     def _failure(self, method: _Method, error: BaseException, principal: Principal | None) -> tuple[str, grpc.Status | None]:
         """Return the code to count and the status to send; no status means that the exception itself must go on."""
         call = CALL.get()
+        if isinstance(error, asyncio.CancelledError) and self._is_ending:
+            _this_task().uncancel()
+            error = Unavailable("PROCESS_ENDING", "this process ends", fix="try again: another one answers, or this one started anew")
         if isinstance(error, asyncio.CancelledError) and not is_being_cancelled():
             # Something that the handler awaited was cancelled. gRPC would send nothing at all, and the caller wait for ever.
             error = Unavailable("INTERRUPTED", f"{method.name} was interrupted", fix="look whether it happened, then try again")
@@ -229,6 +244,12 @@ async def _checked_stream(check: Check, messages: AsyncIterator[Message], audien
     async for message in messages:
         check(message, audience)
         yield message
+
+
+def _this_task() -> "asyncio.Task[Any]":
+    task = asyncio.current_task()
+    assert task is not None, "a handler runs in a task"
+    return task
 
 
 def _about(request: Any, answer: Any) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A gRPC listener with everything that every listener of Kumo needs: TLS, limits, keepalive, health, reflection, a graceful end."""
 
+import asyncio
 import ipaddress
 import random
 from collections.abc import Callable, Mapping
@@ -48,6 +49,8 @@ INTERNAL = Port(False, 16 * MIB, 16 * MIB, 4_096, 900.0, 2.0, 2.6, Limits(4_096,
 LEAST_PING_INTERVAL_S = 1.0
 CONNECTION_GRACE_S = 60.0
 HANDSHAKE_TIMEOUT_S = 5.0
+# Calls that are told that the process ends have so long to tell it; then they are cut, and their callers learn nothing of why.
+_REFUSED_S = 0.5
 
 
 class Server:
@@ -79,6 +82,7 @@ class Server:
         age_s = port.max_connection_age_s * (rng or random.Random()).uniform(0.9, 1.1)
         self._server = grpc.aio.server(options=_options(port, age_s))
         self._health = health.aio.HealthServicer()
+        self._interceptor: Interceptor | None = None
         self.bound_port = 0
 
     def add(self, add_to_server: Callable[[Servicer, grpc.Server | grpc.aio.Server], None], servicer: Servicer) -> None:
@@ -99,9 +103,9 @@ class Server:
         pool = descriptor_pool.Default()
         services = [pool.FindServiceByName(name) for name in self._services]
         limits = self._limits or self._port.limits
-        interceptor = Interceptor(self._principal_of, services, limits, public=self._port.public)
+        self._interceptor = Interceptor(self._principal_of, services, limits, public=self._port.public)
         for service in services:
-            self._register(service, interceptor)
+            self._register(service, self._interceptor)
         self._server.add_generic_rpc_handlers((_Disabled(self._disabled),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection([*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
@@ -120,9 +124,17 @@ class Server:
         return self.bound_port
 
     async def stop(self, grace_s: float = 2.0) -> None:
-        """Say that it is ending, refuse new calls, let those in flight end within `grace_s`, cut the rest."""
+        """Say that it is ending, refuse new calls, let those in flight end within `grace_s`, refuse the rest."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_s)
+        async with asyncio.TaskGroup() as tasks:
+            refusing = tasks.create_task(self._refuse_after(grace_s))
+            await self._server.stop(grace_s + _REFUSED_S)
+            refusing.cancel()
+
+    async def _refuse_after(self, grace_s: float) -> None:
+        await asyncio.sleep(grace_s)
+        if self._interceptor is not None:
+            self._interceptor.refuse_all()
 
     async def set_serving(self, serving: bool, service: str = "") -> None:
         """Answer health checks of `service`, or of the whole listener and each of its services, so from now on."""

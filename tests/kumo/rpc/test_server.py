@@ -146,6 +146,21 @@ async def test_a_call_in_flight_ends_before_the_server_does(pki: Pki) -> None:
         await stopping
 
 
+async def test_a_call_that_does_not_end_in_time_is_told_that_the_process_ends(pki: Pki) -> None:
+    servicer = Named()  # type: ignore[abstract]  # the rest stays as it was generated
+    servicer.gate.clear()
+    server = listener(pki.server_tls("region", "controller", require_client=False), servicer=servicer)
+    name = pki.identity("region", "controller").dns
+    await server.start()
+    async with channel(server.address, pki.root.cert_pem, server_name=name) as dialled, asyncio.timeout(30):
+        asked = asyncio.ensure_future(call(dialled, GET, ASK))
+        await servicer.inside.wait()
+        await server.stop(grace_s=0.1)
+        with pytest.raises(Unavailable) as caught:
+            await asked
+        assert caught.value.reason == "PROCESS_ENDING"
+
+
 async def test_a_silent_connection_is_cut(pki: Pki) -> None:
     async with listener(pki.server_tls("a", "agent")) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.bound_port)
