@@ -42,7 +42,11 @@ MOST_RATIO = 1.2
 LATER = timedelta(days=8)
 # What is bounded by a number, and is not full after so few: who asked last, the steps that watches of clients go on from, the stamps of
 # the last volumes. And what is bounded by time: a timer stays until it is due, which is when the tombstone goes that it looks after.
-BOUNDED = ("kumo.origin._ASKED", "kumo.store.history.History._steps", "agent.storage.service.Storage._stamps", "kumo.loop.Loop._timers")
+BOUNDED = (
+    *("kumo.origin._ASKED", "kumo.store.history.History._steps", "agent.storage.service.Storage._stamps", "kumo.loop.Loop._timers"),
+    # A watch remembers what came last: what one transaction wrote.
+    "kumo.store.interface.Batch.events",
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ async def sweep_region(rig: Rig) -> None:
     region = rig.region
     term = region.plane.election.term
     assert term is not None
+    # A table may show a deletion before that of events shows what was said of it.
+    await region.plane.caught_up(await region.plane.revision())
     await Sweep(region.plane, region.tables.events, term, Later()).sweep(Later().now())
     await requests.sweep(region.plane, term, Later().now())
 
