@@ -1,13 +1,13 @@
 # The commands of Kumo. Everything but `setup`, `up` and `test` expects that `make setup` has run.
 # KUMO_STATE names the state directory of a region (/var/lib/kumo), KUMO_PORT_BASE the first of its 60 ports (7400); KUMO_LAB names that
-# of a lab of several hosts (/var/lib/kumo-lab).
+# of a lab of several hosts (/var/lib/kumo-lab), KUMO_FAKES that of a region of fake hosts (~/.local/state/kumo-fakes).
 
 .DEFAULT_GOAL := help
 SYSTEM_PYTHON := /usr/bin/python3
 PYTHON := .venv/bin/python
 PACKAGES := $(wildcard kumo storage scheduler controller agent cli deploy proto bench tests)
 
-.PHONY: help setup up down purge status logs shell lab lab-status lab-down lab-purge lab-shell test soak lint bench proto lock image
+.PHONY: help setup up down purge status logs shell lab lab-status lab-down lab-purge lab-shell fakes fakes-down fakes-purge test soak lint bench proto lock image
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -55,6 +55,16 @@ lab-purge:  ## stop the lab and leave nothing of it
 
 lab-shell:  ## a shell on NODE=h1
 	@$(PYTHON) -m deploy.lab shell $(or $(NODE),h1)
+
+fakes:  ## start a region of HOSTS=100 fake hosts, without root
+	@$(SYSTEM_PYTHON) -m deploy.setup --fakes
+	@$(PYTHON) -m deploy.fakes up $(if $(HOSTS),--hosts $(HOSTS))
+
+fakes-down:  ## stop it; its state is kept
+	@$(PYTHON) -m deploy.fakes down
+
+fakes-purge:  ## stop it and leave nothing of it
+	@$(PYTHON) -m deploy.fakes purge
 
 test: setup  ## run all tests, in namespaces that end with them; ARGS="-k name" chooses
 	@$(PYTHON) -m tests $(ARGS)

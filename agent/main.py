@@ -41,10 +41,10 @@ from agent.stamps import Commands, Terms
 from agent.state import StateFiles
 from agent.storage.checks import ImageChecks, ImageLimits
 from agent.storage.driver import StorageDriver
-from agent.storage.fake import FakeDriver
+from agent.storage.fake import FakeChecks, FakeDriver
 from agent.storage.file import FileDriver
-from agent.storage.imports import ImageImports
-from agent.storage.sandbox import Sandbox
+from agent.storage.imports import Checks, ImageImports
+from agent.storage.sandbox import IMAGE_USER, Sandbox
 from agent.storage.service import Storage
 from agent.storage.staging import Staging
 from kumo.api.agent.v1 import agent_pb2_grpc, compute_pb2_grpc, network_pb2_grpc, storage_pb2_grpc
@@ -91,8 +91,8 @@ class Agent:
         self._guest_files = GuestFiles(config.network.guest_files, config.network.guest_gid or None)
         self._book = FactBook(frozenset(config.roles) & {"compute", "network"})
         self._drivers = {"fake": shared.storage} if shared else _storage_drivers(config)
-        self._staging = Staging(config.state / "staging", self._files)
-        self._storage = _storage(config, self._terms, self._drivers, self._staging)
+        self._staging = Staging(config.state / "staging", self._files, reader=os.getgid() if shared else IMAGE_USER)
+        self._storage = _storage(self._terms, self._drivers, self._staging, FakeChecks() if shared else _checks(self._staging))
         network_driver = _network_driver(config)
         self._network = NetworkReconciler(
             network_driver,
@@ -249,9 +249,12 @@ def _storage_drivers(config: Config) -> dict[str, StorageDriver]:
     return drivers
 
 
-def _storage(config: Config, terms: Terms, drivers: dict[str, StorageDriver], staging: Staging) -> Storage:
+def _checks(staging: Staging) -> ImageChecks:
     # Jails' roots lie in the staging folder, from which load() removes what a crash left.
-    checks = ImageChecks(Sandbox(staging.directory), ImageLimits(), staging.room_bytes)
+    return ImageChecks(Sandbox(staging.directory), ImageLimits(), staging.room_bytes)
+
+
+def _storage(terms: Terms, drivers: dict[str, StorageDriver], staging: Staging, checks: Checks) -> Storage:
     return Storage(terms, drivers, staging, ImageImports(staging, checks))
 
 

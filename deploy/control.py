@@ -1,17 +1,22 @@
-"""Talks to a lab's supervisor: what runs, start, stop, kill, restart; and finds its processes from outside. Starts no lab."""
+"""Talks to a lab's supervisor: what runs, start, stop, kill, restart; finds its processes from outside; one at a time. Starts no lab."""
 
+import fcntl
 import json
 import os
+import select
+import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
 from deploy.layout import Lab
 
 ANSWER_S = 5.0
+ENDED_S = 60.0
 
 
 class Setting(TypedDict, total=False):
@@ -27,6 +32,7 @@ class Setting(TypedDict, total=False):
     umask: int
     nofile: int
     core_dumps: bool
+    as_is: bool  # as whoever runs the supervisor, and ended with it, whatever ends it
     stop_signal: str
     stop_timeout_s: float
 
@@ -41,6 +47,21 @@ class Service(Setting):
 
 class Down(Exception):
     """The lab does not run."""
+
+
+@contextmanager
+def only_one(state: Path) -> Iterator[None]:
+    """Hold the lock of a lab: two starts, or a start and a stop, of one lab do not mix. Raises RuntimeError if it is taken."""
+    state.mkdir(parents=True, exist_ok=True)
+    lock = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError("another `make up`, `down` or `purge` works on this lab") from None
+        yield
+    finally:
+        os.close(lock)
 
 
 def _connect(lab: Lab) -> socket.socket:
@@ -82,6 +103,20 @@ def init_pid(lab: Lab) -> int:
     with _connect(lab) as connection:
         pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     return pid
+
+
+def wait_for_end(init: int) -> None:
+    """Wait until a supervisor that was told to shut down, and with it its processes, has ended; after a minute, end it."""
+    try:
+        handle = os.pidfd_open(init)
+    except ProcessLookupError:
+        return
+    try:
+        if not select.select([handle], [], [], ENDED_S)[0]:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], ENDED_S)
+    finally:
+        os.close(handle)
 
 
 def processes(lab: Lab) -> dict[int, int]:

@@ -5,10 +5,7 @@ usage: python -m deploy.down [--state DIR] [--purge]
 
 import argparse
 import contextlib
-import os
-import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,10 +18,9 @@ from deploy import control, libvirt_host
 from deploy.control import wait_for
 from deploy.layout import Lab, Port, Role
 from deploy.steps import Steps, fail
-from deploy.up import add_lab_arguments, chosen_lab, only_one
+from deploy.up import add_lab_arguments, chosen_lab
 
 GUESTS_S = 10.0
-PROCESSES_S = 60.0
 KUMO_PROCESSES = ("kumo-controller", "kumo-controller-region", "kumo-controller-cell", "kumo-agent")
 
 
@@ -63,25 +59,11 @@ def stop(lab: Lab, steps: Steps) -> None:
     with steps.step("libvirt, Ceph, etcd" if Role.CEPH in lab.roles else "libvirt, etcd"):
         init = control.init_pid(lab)
         control.ask(lab, "shutdown")
-        _wait_for_end(init)
+        control.wait_for_end(init)
 
 
 def _running(lab: Lab, names: list[str]) -> bool:
     return any(one["pid"] for one in control.ask(lab, "status")["services"] if one["name"] in names)
-
-
-def _wait_for_end(init: int) -> None:
-    """Wait until the host's init and with it every process in its namespace has ended."""
-    try:
-        handle = os.pidfd_open(init)
-    except ProcessLookupError:
-        return
-    try:
-        if not select.select([handle], [], [], PROCESSES_S)[0]:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-            select.select([handle], [], [], PROCESSES_S)
-    finally:
-        os.close(handle)
 
 
 def _drop_rules(lab: Lab) -> None:
@@ -107,7 +89,7 @@ def down(lab: Lab, *, purge: bool) -> int:
     if purge and not lab.description.exists() and any(lab.state.iterdir()):
         fail("nothing was removed", f"{lab.state} holds files but no lab", "name the right directory: KUMO_STATE=... make purge")
         return 1
-    with only_one(lab.state):
+    with control.only_one(lab.state):
         steps = Steps()
         if control.is_up(lab):
             steps.say(f"stopping the region in {lab.state}")

@@ -5,7 +5,7 @@ Each step looks whether it has been done, so an interrupted run goes on. What a 
 
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,30 +82,34 @@ def pool_of(lab: Lab) -> Pool.Spec:
     return Pool.Spec(driver=Pool.RBD, volume_pool="volumes", image_pool="images", default=True)
 
 
-def register(session: Session, pool: Pool.Spec, hosts: Iterable[Lab]) -> None:
+def register(session: Session, pool: Pool.Spec, hosts: Mapping[str, Host.Spec]) -> None:
     """Tell the region of its hosts, its pool and the sizes of servers: what an operator does once."""
-    for host in hosts:
-        add_host(session, host)
+    for name, spec in hosts.items():
+        add_host(session, name, spec)
     # A pool of files names its host.
     _create(session, NOUNS["pool"], "default", Pool(spec=pool))
     for name, (vcpus, memory_mib, disk_gib) in FLAVORS.items():
         _create(session, NOUNS["flavor"], name, Flavor(spec=Flavor.Spec(vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib)))
 
 
-def add_host(session: Session, host: Lab) -> None:
-    spec = Host.Spec(
-        cell=host.cell,
-        agent_address=host.address(Port.AGENT),
-        tunnel_address=host.addresses.tunnel,
-        storage_address=host.addresses.storage,
-        migration_address=host.addresses.migration,
+def host_of(lab: Lab) -> Host.Spec:
+    """Return what is to be said of a lab's host."""
+    return Host.Spec(
+        cell=lab.cell,
+        agent_address=lab.address(Port.AGENT),
+        tunnel_address=lab.addresses.tunnel,
+        storage_address=lab.addresses.storage,
+        migration_address=lab.addresses.migration,
     )
-    _create(session, NOUNS["host"], host.host, Host(spec=spec))
 
 
-def bring_image(session: Session, file: Path) -> None:
+def add_host(session: Session, name: str, spec: Host.Spec) -> None:
+    _create(session, NOUNS["host"], name, Host(spec=spec))
+
+
+def bring_image(session: Session, file: Path, form: "Image.Format.ValueType" = Image.QCOW2) -> None:
     noun, name = NOUNS["image"], session.full_name(NOUNS["image"], IMAGE)
-    _create(session, noun, IMAGE, Image(spec=Image.Spec(format=Image.QCOW2, size_bytes=file.stat().st_size)))
+    _create(session, noun, IMAGE, Image(spec=Image.Spec(format=form, size_bytes=file.stat().st_size)))
     if get(session, noun, name).status.state in (Image.STATE_UNSPECIFIED, Image.PENDING, Image.UPLOADING):
         upload_file(session, noun, name, file)
     follow(session, noun, name, "settled", WAIT_S)
@@ -141,7 +145,7 @@ def run(lab: Lab, steps: Steps, booted: int) -> None:
     name = session.full_name(NOUNS["server"], SERVER)
     try:
         with steps.step("pool, host, flavors"):
-            register(session, pool_of(lab), [lab])
+            register(session, pool_of(lab), {lab.host: host_of(lab)})
         if not done.exists():
             with steps.step(f"image {IMAGE}"):
                 bring_image(session, build.ensure()[0])

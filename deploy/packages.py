@@ -42,6 +42,7 @@ DEVELOP = {
     "procps": "tests that look at processes",
     "prometheus": "promtool, which judges the names of metrics",
 }
+FAKES = {"python3-venv": RUN["python3-venv"]}
 
 
 def missing(packages: dict[str, str]) -> dict[str, str]:

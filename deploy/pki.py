@@ -4,7 +4,7 @@ What a certificate says is kumo.authority's. Keys of the authorities stay in STA
 own with ca.crt and, by plane, its certificate and key.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -104,6 +104,18 @@ def prepare(lab: Lab) -> None:
         _renew(leaf, now)
     make_directory(lab.cli)
     write(lab.cli / "ca.crt", root.cert_pem)
+
+
+def prepare_hosts(lab: Lab, folder: Path, hosts: Iterable[str]) -> None:
+    """Make or renew what more hosts of the lab's cell present, each in a directory of its own in `folder`; after prepare()."""
+    now = datetime.now(UTC)
+    root, cell = ((lab.pki / name).with_suffix(".crt").read_bytes() for name in ("region-ca", "cell-ca"))
+    signer = authority.load_authority(cell, (lab.pki / "cell-ca.key").read_bytes())
+    make_directory(folder)
+    for host in hosts:
+        make_directory(folder / host, mode=0o700)
+        write(folder / host / "ca.crt", root)
+        _renew(Leaf(folder / host / "cell", User.ROOT, signer, _process(Identity(lab.cell, lab.region, "agent", host))), now)
 
 
 def _make_place(directory: Path, owner: int, mode: int, root: Authority) -> None:

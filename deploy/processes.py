@@ -41,7 +41,7 @@ def alone(lab: Lab) -> Peers:
     return Peers((lab.address(Port.ETCD_CLIENT),), {lab.host: lab.address(Port.CELL)})
 
 
-def _toml(tables: dict[str, dict[str, object]]) -> str:
+def toml(tables: dict[str, dict[str, object]]) -> str:
     """Return TOML of strings, numbers, booleans, lists and one level of tables; the table "" comes first."""
     lines = []
     for table, values in tables.items():
@@ -74,7 +74,7 @@ def _controller(lab: Lab, etcd: Etcd, peers: Peers, metrics: Port, *, region: bo
         tables[f"region_plane.cells.{lab.cell}"] = dict(peers.controllers)
     if cell:
         tables["cell_plane"] = {"name": lab.cell, "listen": lab.address(Port.CELL), "underlay_mtu": _underlay_mtu(lab), **store}
-    return _toml(tables)
+    return toml(tables)
 
 
 def _underlay_mtu(lab: Lab) -> int:
@@ -83,7 +83,7 @@ def _underlay_mtu(lab: Lab) -> int:
 
 
 def _agent(lab: Lab) -> str:
-    return _toml(
+    return toml(
         {
             "": {
                 "region": lab.region,
@@ -114,7 +114,7 @@ def _storage(lab: Lab) -> dict[str, object]:
 
 
 def _responder(lab: Lab) -> str:
-    return _toml(
+    return toml(
         {
             "": {
                 "directory": lab.guest / "answers",
@@ -129,14 +129,15 @@ def _responder(lab: Lab) -> str:
 
 def prepare(lab: Lab, etcd: Etcd) -> None:
     """Write every configuration of a lab of one node, and the context with which the CLI finds it."""
-    write(
-        lab.controller / "config.toml",
-        _controller(lab, etcd, alone(lab), Port.CONTROLLER_METRICS, region=True, cell=True),
-        User.CONTROLLER,
-        0o640,
-    )
+    prepare_controller(lab, etcd)
     prepare_host(lab)
     write_context(lab)
+
+
+def prepare_controller(lab: Lab, etcd: Etcd) -> None:
+    """Write the configuration of one controller of both planes."""
+    text = _controller(lab, etcd, alone(lab), Port.CONTROLLER_METRICS, region=True, cell=True)
+    write(lab.controller / "config.toml", text, User.CONTROLLER, 0o640)
 
 
 def prepare_host(lab: Lab) -> None:

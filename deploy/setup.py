@@ -3,7 +3,7 @@
 Debian packages, the etcd server, the virtual environment from the committed locks, the guest image. Standard library only,
 run by the system's own Python, because on a fresh machine there is nothing else.
 
-usage: python3 -m deploy.setup [--develop]
+usage: python3 -m deploy.setup [--develop | --fakes]
 """
 
 import hashlib
@@ -70,16 +70,18 @@ def _commands() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    develop = "--develop" in arguments
+    develop, fakes = "--develop" in arguments, "--fakes" in arguments
     if any(character.isspace() for character in str(CHECKOUT)):
         print(f"setup failed: {str(CHECKOUT)!r} has a space in it, which programs in .venv cannot have; move the checkout", file=sys.stderr)
         return 1
     os.umask(0o022)
     try:
-        packages.install(packages.RUN | (packages.DEVELOP if develop else {}))
+        # A region of fake hosts is for whoever is not root, and needs no more than Python and etcd.
+        packages.install(packages.FAKES if fakes else packages.RUN | (packages.DEVELOP if develop else {}))
         _environment(["run", "develop"] if develop else ["run"])
         etcd, *done = etcd_binary.ensure()
-        done.append(build.ensure()[1])
+        if not fakes:
+            done.append(build.ensure()[1])
     except (OSError, subprocess.SubprocessError) as error:
         print(f"setup failed: {error}", file=sys.stderr)
         return 1

@@ -20,7 +20,7 @@ from deploy.control import wait_for
 from deploy.files import make_directory
 from deploy.layout import Lab, Port, User
 from deploy.steps import Steps, fail
-from deploy.up import add_lab_arguments, chosen_lab, only_one
+from deploy.up import add_lab_arguments, chosen_lab
 from kumo.errors import Error
 from kumo.store import incarnation, snapshot
 from kumo.store.client import Etcd, Patience
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.do == "save":
             steps.say(f"{asyncio.run(save(lab, path))} keys saved to {path}")
             return 0
-        with only_one(lab.state):
+        with control.only_one(lab.state):
             restore(lab, path, steps)
             steps.say(f"the region is what it was at {path}; etcd's data of before lie in {lab.etcd}/data.before-restore")
     except (Error, OSError, RuntimeError, TimeoutError, control.Down) as error:

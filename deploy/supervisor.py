@@ -87,6 +87,8 @@ class Service:
     def argv(self) -> list[str]:
         """Return the command behind `setpriv`, which sets the user, groups and capabilities and then becomes it."""
         spec = self.spec
+        if spec.get("as_is"):
+            return ["setpriv", "--pdeathsig=KILL", "--", *spec["argv"]]
         uid, capabilities = spec["uid"], spec.get("capabilities")
         command = ["setpriv", f"--reuid={uid}", f"--regid={spec.get('gid', uid)}"]
         groups = spec.get("groups", [])

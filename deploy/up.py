@@ -5,13 +5,10 @@ usage: python -m deploy.up [--state DIR] [--port-base N] [--host NAME] [--storag
 
 import argparse
 import contextlib
-import fcntl
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -60,21 +57,6 @@ def chosen_lab(arguments: argparse.Namespace) -> Lab:
     return known
 
 
-@contextmanager
-def only_one(state: Path) -> Iterator[None]:
-    """Hold the lock of a lab: two starts, or a start and a stop, of one lab do not mix. Raises RuntimeError if it is taken."""
-    state.mkdir(parents=True, exist_ok=True)
-    lock = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError("another `make up`, `down` or `purge` works on this lab") from None
-        yield
-    finally:
-        os.close(lock)
-
-
 def _is_complete(lab: Lab, only: str) -> bool:
     """Whether the last start since the boot came to its end, and was of as much."""
     record = lab.run / "complete"
@@ -94,7 +76,7 @@ def up(lab: Lab, only: str) -> int:
     if etcd is None:
         fail("there is no etcd server", "nothing of the region can be kept without one", "make setup")
         return 1
-    with only_one(lab.state):
+    with control.only_one(lab.state):
         steps = Steps()
         steps.say(f"{'going on with' if running else 'starting'} a region in {lab.state}, ports from {lab.port_base}")
         base.prepare(lab, steps, etcd)

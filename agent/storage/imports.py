@@ -3,12 +3,13 @@ started by whoever asks and joined by who asks again; it is never taken up again
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from prometheus_client import Counter
 
-from agent.storage.checks import ImageChecks
 from agent.storage.driver import StorageDriver
 from agent.storage.inspect import Refused
 from agent.storage.staging import Staging
@@ -45,10 +46,20 @@ class _Job:
     percent: int = 0
 
 
+class Checks(Protocol):
+    """Looks at files that anybody may have made. Raises Refused, ResourceExhausted STAGING_FULL."""
+
+    async def inspect(self, path: Path, file_format: str) -> int:
+        """Return the size of the disk in the file, in bytes."""
+
+    async def convert(self, path: Path, folder: Path, virtual_bytes: int, progress: Callable[[int], None]) -> Path:
+        """Make a raw file in `folder` of one in qcow2, and return it. `progress` is told per cent."""
+
+
 class ImageImports:
     """The imports under way on this host, some at once and the rest in line. run() owns them."""
 
-    def __init__(self, staging: Staging, checks: ImageChecks, at_once: int = 1) -> None:
+    def __init__(self, staging: Staging, checks: Checks, at_once: int = 1) -> None:
         self._staging, self._checks = staging, checks
         self._turns = asyncio.Semaphore(at_once)
         self._jobs: dict[str, _Job] = {}

@@ -45,8 +45,16 @@ class StagingLimits:
 class Staging:
     """The staged images of this host. load() comes before all else."""
 
-    def __init__(self, directory: Path, files: StateFiles, limits: StagingLimits | None = None, clock: Clock | None = None) -> None:
-        self._directory, self._files = directory, files
+    def __init__(
+        self,
+        directory: Path,
+        files: StateFiles,
+        limits: StagingLimits | None = None,
+        clock: Clock | None = None,
+        reader: int = IMAGE_USER,
+    ) -> None:
+        """`reader` is who looks at the files: the jail's user."""
+        self._directory, self._files, self.reader = directory, files, reader
         self._limits = limits or StagingLimits()
         self._clock = clock or SystemClock()
         self._held: dict[str, KeptImage] = {}
@@ -85,7 +93,7 @@ class Staging:
         def make() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
-            os.chown(folder, IMAGE_USER, IMAGE_USER)
+            os.chown(folder, self.reader, self.reader)
             return folder
 
         return await to_thread(make)
@@ -200,9 +208,9 @@ class Upload:
         """Open the file at what is certain, and hash that again: a hash cannot be kept. Blocks."""
         path = self._staging.file(self._uid)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        # The jail's user reads it, by its group.
+        # Who looks at it reads it by its group.
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
-        os.fchown(self._descriptor, 0, IMAGE_USER)
+        os.fchown(self._descriptor, -1, self._staging.reader)
         if os.fstat(self._descriptor).st_size < self._kept.received_bytes:
             # Somebody emptied the folder: begin again.
             self._kept = KeptImage(size_bytes=self._kept.size_bytes)

@@ -16,7 +16,6 @@ from deploy.lab import life, node, underlay
 from deploy.lab.shape import PLANES, Shape, load, picture
 from deploy.layout import CHECKOUT
 from deploy.steps import Steps, fail
-from deploy.up import only_one
 
 DEFAULT_STATE = Path("/var/lib/kumo-lab")
 
@@ -77,7 +76,7 @@ def _up(arguments: argparse.Namespace, known: Shape | None, found: Etcd) -> int:
         for problem in problems:
             fail(problem.what, problem.because, problem.fix)
         return 1
-    with only_one(shape.state):
+    with control.only_one(shape.state):
         shape.save()  # first of all: purge finds the lab by it
         steps = Steps()
         steps.say(f"starting a lab of {len(shape.hosts)} hosts in {shape.state}")
@@ -99,7 +98,7 @@ def _try_next(shape: Shape) -> str:
 
 
 def _down(shape: Shape, *, purge: bool) -> int:
-    with only_one(shape.state):
+    with control.only_one(shape.state):
         steps = Steps()
         if purge:
             life.purge(shape, steps)
@@ -127,7 +126,7 @@ def _change(shape: Shape, arguments: argparse.Namespace, found: Etcd) -> int:
     if arguments.command != "join" and name not in shape.nodes:
         raise ValueError(f"there is no node {name!r}: there are {', '.join(shape.nodes)}")
     own = shape.node(name)
-    with only_one(shape.state):
+    with control.only_one(shape.state):
         match arguments.command:
             case "join":
                 life.enter(shape)

@@ -64,7 +64,7 @@ def up(shape: Shape, found: Etcd, steps: Steps) -> None:
         with steps.step("region's API"):
             wait_for("the region's API", lambda: hello.serves(own), START_S)
         with steps.step("hosts"):
-            hello.register(own, hello.pool_of(shape.node(FIRST)), map(shape.node, shape.hosts))
+            hello.register(own, hello.pool_of(shape.node(FIRST)), {name: hello.host_of(shape.node(name)) for name in shape.hosts})
             wait_until_up(own, shape.hosts)
         made = shape.state / "image-was-made"
         if not made.exists():
@@ -143,7 +143,7 @@ def join(shape: Shape, name: str, found: Etcd, steps: Steps) -> Shape:
         if not nodes.is_booted(node):
             nodes.boot(larger, name, nodes.services(node))
         with session(larger) as own:
-            hello.add_host(own, node)
+            hello.add_host(own, name, hello.host_of(node))
             wait_until_up(own, [name])
     return larger
 
