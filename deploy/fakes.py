@@ -41,6 +41,7 @@ MOST_HOSTS = 10_000
 IMAGE_BYTES = 1 << 20
 START_S = 60.0
 EACH_HOST_S = 0.2
+PROGRESS_HOSTS = 200
 FLEET = "kumo-fake-hosts"
 
 
@@ -83,7 +84,11 @@ def up(lab: Lab, count: int, found: Etcd) -> None:
         with steps.step("region's API"):
             wait_for("the region's API", lambda: hello.serves(session), START_S)
         with steps.step(f"{count} hosts are UP"):
-            hello.register(session, Pool.Spec(driver=Pool.FAKE, default=True), _hosts(lab, fleet))
+            hello.register(session, Pool.Spec(driver=Pool.FAKE, default=True), {})
+            for number, (name, spec) in enumerate(_hosts(lab, fleet).items()):
+                if number and not number % PROGRESS_HOSTS:
+                    steps.say(f"    {number} of {count} have joined")
+                hello.add_host(session, name, spec)
             wait_for("the hosts", lambda: _are_up(session, count), START_S + EACH_HOST_S * count, pause_s=0.3)
         if not (lab.state / "hello-was-made").exists():
             with steps.step(f"image {hello.IMAGE}, network {hello.NETWORK}, server {hello.SERVER}"):
