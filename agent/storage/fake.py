@@ -71,7 +71,7 @@ class FakeDriver:
     def _ensure_volume(self, pool: PoolReference, volume: WantedVolume) -> VolumeFacts:
         disk = self._volume(pool, volume.uid)
         if not disk.exists():
-            fresh = disk.with_suffix(".new")
+            fresh = self._folder(pool, "fresh") / disk.name
             if volume.image_uid:
                 image = self._image(pool, volume.image_uid)
                 if not image.exists():
@@ -181,16 +181,24 @@ class FakeDriver:
         return await self._run(work)
 
     async def purge(self, pool: PoolReference) -> None:
+        """Looks at all volumes only if an image was deleted: a thousand hosts that share a pool do this again and again."""
+
         def work() -> None:
-            volumes = self._folder(pool, "volumes")
-            parents = {json.loads(path.read_text())["image_uid"] for path in volumes.glob("*.json") if path.with_suffix(".raw").exists()}
-            for left in (*volumes.glob("*.new"), *self._folder(pool, "images").glob("*.importing")):
+            images = self._folder(pool, "images")
+            for left in (*self._folder(pool, "fresh").iterdir(), *images.glob("*.importing")):
                 left.unlink()
-            for hidden in self._folder(pool, "images").glob("*.trash"):
-                if hidden.stem not in parents:
-                    hidden.unlink()
+            if hidden := list(images.glob("*.trash")):
+                parents = self._parents(pool)
+                for image in hidden:
+                    if image.stem not in parents:
+                        image.unlink()
 
         await self._run(work)
+
+    def _parents(self, pool: PoolReference) -> set[str]:
+        """Return the images that volumes are clones of."""
+        records = (path for path in self._folder(pool, "volumes").glob("*.json") if path.with_suffix(".raw").exists())
+        return {str(json.loads(path.read_text())["image_uid"]) for path in records}
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
