@@ -2,14 +2,14 @@
 
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from agent.compute.kvm import Virt
 from agent.config import Config
 from agent.facts import FactBook
 from agent.stamps import Terms
 from kumo import VERSION
-from kumo.api.agent.v1.agent_pb2 import HostFacts
+from kumo.api.agent.v1.agent_pb2 import HostAddress, HostFacts
 from kumo.capabilities import capabilities
 
 _MIB = 1 << 20
@@ -35,14 +35,20 @@ class HostDescription:
             agent_version=VERSION,
             roles=config.roles,
             capabilities=capabilities(config.roles),
+            tunnel_address=config.network.tunnel_address if "network" in config.roles else "",
         )
+        self._addresses: Sequence[HostAddress] = ()
 
     def set_versions(self, versions: dict[str, str]) -> None:
         """Take the versions of what the host runs on, as far as they are known."""
         self._versions |= versions
 
+    def set_addresses(self, addresses: Sequence[HostAddress]) -> None:
+        """Take the addresses of the host as they are now."""
+        self._addresses = addresses
+
     def refresh(self) -> None:
-        facts = HostFacts(term=self._terms.largest, versions=self._versions)
+        facts = HostFacts(term=self._terms.largest, versions=self._versions, addresses=self._addresses)
         facts.MergeFrom(self._fixed)
         facts.problems.extend(sentence for ask in self._problems for sentence in ask() if sentence)
         if not self._virt.as_wanted:

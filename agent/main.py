@@ -30,7 +30,7 @@ from agent.host import HostDescription
 from agent.meters import PATH as METERS_PATH
 from agent.meters import Meters
 from agent.network import fake as fake_network
-from agent.network import names
+from agent.network import names, planes
 from agent.network.driver import Driver as NetworkDriver
 from agent.network.kernel import KernelConfig, KernelDriver
 from agent.network.reconciler import NetworkReconciler
@@ -64,6 +64,7 @@ log = get_logger(__name__)
 # A second SIGTERM, or a thread that hangs, must not keep the process.
 _STOP_S = 10.0
 _REFRESH_S = 1.0
+_ADDRESSES_S = 5.0
 _TOMBSTONES_S = 300.0
 
 
@@ -157,6 +158,8 @@ class Agent:
             parts.append(MetricsServer("kumo-agent", *split_address(config.metrics), pages=pages).run())
         if "network" in config.roles:
             parts.append(self._network.run())
+        if config.network.driver == "kernel":
+            parts.append(self._keep_addresses())
         if "storage" in config.roles:
             parts.append(self._storage.run())
         if "compute" in config.roles:
@@ -198,6 +201,15 @@ class Agent:
                     log.info("versions not known yet", why=error.message)
             self._host.refresh()
             await asyncio.sleep(_REFRESH_S)
+
+    async def _keep_addresses(self) -> None:
+        """Look now and then: whoever moves an address or changes a link does so by hand."""
+        while True:
+            try:
+                self._host.set_addresses(await asyncio.to_thread(planes.addresses))
+            except OSError as error:
+                log.warning("addresses of the host not read", why=str(error))
+            await asyncio.sleep(_ADDRESSES_S)
 
     async def _keep_tombstones(self) -> None:
         while True:

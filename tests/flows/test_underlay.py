@@ -91,17 +91,36 @@ def test_each_host_knows_where_the_ports_of_others_are_and_floods_nothing(place:
     assert far == {"h1": {(mac["second"], tunnel["h2"])}, "h2": {(mac["first"], tunnel["h1"])}}
 
 
+def test_the_doctor_says_which_link_carries_too_little_and_is_content_again(place: Place) -> None:
+    hosts, link = place.hosts, tunnel_link(place)
+
+    def doctor() -> str:
+        return hosts.kumo("doctor", check=False).stdout
+
+    assert "PlanesFit" not in doctor() and "tunnels of this cell need" not in doctor()
+    hosts.exec("h1", "ip", "link", "set", link, "mtu", "1400")
+    try:
+        until(lambda: f"{link} with {hosts.node('h1').addresses.tunnel} carries 1400" in doctor(), "the doctor says so")
+        assert f"fix: ip link set {link} mtu 1500" in doctor()
+    finally:
+        hosts.exec("h1", "ip", "link", "set", link, "mtu", "1500")
+    until(lambda: "carries 1400" not in doctor(), "the doctor is content")
+
+
+def tunnel_link(place: Place) -> str:
+    node = place.hosts.node("h1")
+    return next(plane for plane in place.hosts.shape.links if getattr(node.addresses, plane) == node.addresses.tunnel)
+
+
 def test_tunnels_run_on_the_tunnel_plane_alone(place: Place) -> None:
     """Each frame between the hosts leaves by the device that has the tunnel address."""
-    node = place.hosts.node("h1")
     devices = {plane: place.hosts.exec("h1", "cat", f"/sys/class/net/{plane}/statistics/tx_packets") for plane in place.hosts.shape.links}
     assert place.first.succeeds(f"ping -c 20 -i 0.05 {SECOND}")
     carried = {
         plane: int(place.hosts.exec("h1", "cat", f"/sys/class/net/{plane}/statistics/tx_packets")) - int(before)
         for plane, before in devices.items()
     }
-    tunnel = next(plane for plane in place.hosts.shape.links if getattr(node.addresses, plane) == node.addresses.tunnel)
-    assert carried[tunnel] >= 20
+    assert carried[tunnel_link(place)] >= 20
     assert carried.get("migration", 0) < 20
 
 

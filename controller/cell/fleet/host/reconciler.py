@@ -5,7 +5,7 @@ from datetime import timedelta
 from controller.cell.cell import Cell
 from controller.cell.conditions import Said, conditions
 from controller.cell.events import WARNING, Happened
-from controller.cell.fleet.host.plan import World, judge, lacking
+from controller.cell.fleet.host.plan import World, judge, lacking, misfits
 from controller.cell.session import Session
 from kumo.api.agent.v1.agent_pb2 import HostFacts
 from kumo.api.fleet.v1.host_pb2 import Host
@@ -52,7 +52,7 @@ class HostReconciler:
         after.server_count = booking.claim_count if booking is not None else 0
         said = [_answers(host, session, state)]
         if facts is not None:
-            said += [_healthy(facts), _compatible(facts)]
+            said += [_healthy(facts), _compatible(facts), _fits(host, facts, self._cell.underlay_mtu)]
         after.conditions.extend(conditions(before.conditions, said, host.generation, self._cell.now()))
         return part
 
@@ -89,6 +89,12 @@ def _compatible(facts: HostFacts) -> Said:
             "Compatible", False, "AGENT_TOO_OLD", message, "upgrade kumo-agent on that host; its servers run on, and it takes no new ones"
         )
     return Said("Compatible", True, "SAME_WORDS", "its agent can do all that this controller asks")
+
+
+def _fits(host: Host, facts: HostFacts, underlay_mtu: int) -> Said:
+    if found := misfits(host.spec, facts, underlay_mtu):
+        return Said("PlanesFit", False, found[0].reason, "; ".join(one.message for one in found), found[0].fix)
+    return Said("PlanesFit", True, "AS_RECORDED", "it has the addresses that its record says, and their links carry what tunnels need")
 
 
 def _happened(host: Host, part: Host, session: Session | None) -> list[Happened]:

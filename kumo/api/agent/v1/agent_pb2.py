@@ -30,7 +30,7 @@ from kumo.api import annotations_pb2 as kumo_dot_api_dot_annotations__pb2
 from kumo.api.type.v1 import stamp_pb2 as kumo_dot_api_dot_type_dot_v1_dot_stamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkumo/api/agent/v1/agent.proto\x12\x11kumo.api.agent.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkumo/api/agent/v1/compute.proto\x1a\x1fkumo/api/agent/v1/network.proto\x1a\x1akumo/api/annotations.proto\x1a\x1ckumo/api/type/v1/stamp.proto\"\x15\n\x13\x44\x65scribeHostRequest\"H\n\x14\x44\x65scribeHostResponse\x12*\n\x04host\x18\x01 \x01(\x0b\x32\x1c.kumo.api.agent.v1.HostFacts:\x04\x88\xb5\x18\x03\"\xec\x02\n\tHostFacts\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\r\n\x05vcpus\x18\x04 \x01(\x05\x12\x12\n\nmemory_mib\x18\x05 \x01(\x03\x12\x11\n\tvirt_type\x18\x06 \x01(\t\x12\x13\n\x0bvirt_reason\x18\x07 \x01(\t\x12\x15\n\ragent_version\x18\x08 \x01(\t\x12<\n\x08versions\x18\t \x03(\x0b\x32*.kumo.api.agent.v1.HostFacts.VersionsEntry\x12\r\n\x05roles\x18\n \x03(\t\x12$\n\x04term\x18\x0b \x01(\x0b\x32\x16.kumo.api.type.v1.Term\x12\x10\n\x08problems\x18\x0c \x03(\t\x12\x14\n\x0c\x63\x61pabilities\x18\r \x03(\t\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:\x04\x88\xb5\x18\x03\"G\n\x11WatchFactsRequest\x12,\n\x04term\x18\x01 \x01(\x0b\x32\x16.kumo.api.type.v1.TermB\x06\xbaH\x03\xc8\x01\x01:\x04\x88\xb5\x18\x03\"\xd8\x01\n\x05\x46\x61\x63ts\x12*\n\x04host\x18\x01 \x01(\x0b\x32\x1c.kumo.api.agent.v1.HostFacts\x12/\n\x07servers\x18\x02 \x03(\x0b\x32\x1e.kumo.api.agent.v1.ServerFacts\x12+\n\x05ports\x18\x03 \x03(\x0b\x32\x1c.kumo.api.agent.v1.PortFacts\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x12-\n\tsend_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x03\"l\n\x16\x41\x63knowledgeEndsRequest\x12,\n\x04term\x18\x01 \x01(\x0b\x32\x16.kumo.api.type.v1.TermB\x06\xbaH\x03\xc8\x01\x01\x12\x1e\n\x04uids\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\xe8\x07\"\x05r\x03\xb0\x01\x01:\x04\x88\xb5\x18\x03\"\x19\n\x17\x41\x63knowledgeEndsResponse2\xa8\x02\n\x06\x41gents\x12\x64\n\x0c\x44\x65scribeHost\x12&.kumo.api.agent.v1.DescribeHostRequest\x1a\'.kumo.api.agent.v1.DescribeHostResponse\"\x03\x90\x02\x01\x12N\n\nWatchFacts\x12$.kumo.api.agent.v1.WatchFactsRequest\x1a\x18.kumo.api.agent.v1.Facts0\x01\x12h\n\x0f\x41\x63knowledgeEnds\x12).kumo.api.agent.v1.AcknowledgeEndsRequest\x1a*.kumo.api.agent.v1.AcknowledgeEndsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkumo/api/agent/v1/agent.proto\x12\x11kumo.api.agent.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkumo/api/agent/v1/compute.proto\x1a\x1fkumo/api/agent/v1/network.proto\x1a\x1akumo/api/annotations.proto\x1a\x1ckumo/api/type/v1/stamp.proto\"\x15\n\x13\x44\x65scribeHostRequest\"H\n\x14\x44\x65scribeHostResponse\x12*\n\x04host\x18\x01 \x01(\x0b\x32\x1c.kumo.api.agent.v1.HostFacts:\x04\x88\xb5\x18\x03\"\xb7\x03\n\tHostFacts\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\r\n\x05vcpus\x18\x04 \x01(\x05\x12\x12\n\nmemory_mib\x18\x05 \x01(\x03\x12\x11\n\tvirt_type\x18\x06 \x01(\t\x12\x13\n\x0bvirt_reason\x18\x07 \x01(\t\x12\x15\n\ragent_version\x18\x08 \x01(\t\x12<\n\x08versions\x18\t \x03(\x0b\x32*.kumo.api.agent.v1.HostFacts.VersionsEntry\x12\r\n\x05roles\x18\n \x03(\t\x12$\n\x04term\x18\x0b \x01(\x0b\x32\x16.kumo.api.type.v1.Term\x12\x10\n\x08problems\x18\x0c \x03(\t\x12\x14\n\x0c\x63\x61pabilities\x18\r \x03(\t\x12\x31\n\taddresses\x18\x0e \x03(\x0b\x32\x1e.kumo.api.agent.v1.HostAddress\x12\x16\n\x0etunnel_address\x18\x0f \x01(\t\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:\x04\x88\xb5\x18\x03\"?\n\x0bHostAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04link\x18\x02 \x01(\t\x12\x0b\n\x03mtu\x18\x03 \x01(\x05:\x04\x88\xb5\x18\x03\"G\n\x11WatchFactsRequest\x12,\n\x04term\x18\x01 \x01(\x0b\x32\x16.kumo.api.type.v1.TermB\x06\xbaH\x03\xc8\x01\x01:\x04\x88\xb5\x18\x03\"\xd8\x01\n\x05\x46\x61\x63ts\x12*\n\x04host\x18\x01 \x01(\x0b\x32\x1c.kumo.api.agent.v1.HostFacts\x12/\n\x07servers\x18\x02 \x03(\x0b\x32\x1e.kumo.api.agent.v1.ServerFacts\x12+\n\x05ports\x18\x03 \x03(\x0b\x32\x1c.kumo.api.agent.v1.PortFacts\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x12-\n\tsend_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x04\x88\xb5\x18\x03\"l\n\x16\x41\x63knowledgeEndsRequest\x12,\n\x04term\x18\x01 \x01(\x0b\x32\x16.kumo.api.type.v1.TermB\x06\xbaH\x03\xc8\x01\x01\x12\x1e\n\x04uids\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\xe8\x07\"\x05r\x03\xb0\x01\x01:\x04\x88\xb5\x18\x03\"\x19\n\x17\x41\x63knowledgeEndsResponse2\xa8\x02\n\x06\x41gents\x12\x64\n\x0c\x44\x65scribeHost\x12&.kumo.api.agent.v1.DescribeHostRequest\x1a\'.kumo.api.agent.v1.DescribeHostResponse\"\x03\x90\x02\x01\x12N\n\nWatchFacts\x12$.kumo.api.agent.v1.WatchFactsRequest\x1a\x18.kumo.api.agent.v1.Facts0\x01\x12h\n\x0f\x41\x63knowledgeEnds\x12).kumo.api.agent.v1.AcknowledgeEndsRequest\x1a*.kumo.api.agent.v1.AcknowledgeEndsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOSTFACTS_VERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_HOSTFACTS']._loaded_options = None
   _globals['_HOSTFACTS']._serialized_options = b'\210\265\030\003'
+  _globals['_HOSTADDRESS']._loaded_options = None
+  _globals['_HOSTADDRESS']._serialized_options = b'\210\265\030\003'
   _globals['_WATCHFACTSREQUEST'].fields_by_name['term']._loaded_options = None
   _globals['_WATCHFACTSREQUEST'].fields_by_name['term']._serialized_options = b'\272H\003\310\001\001'
   _globals['_WATCHFACTSREQUEST']._loaded_options = None
@@ -62,17 +64,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEHOSTRESPONSE']._serialized_start=261
   _globals['_DESCRIBEHOSTRESPONSE']._serialized_end=333
   _globals['_HOSTFACTS']._serialized_start=336
-  _globals['_HOSTFACTS']._serialized_end=700
-  _globals['_HOSTFACTS_VERSIONSENTRY']._serialized_start=647
-  _globals['_HOSTFACTS_VERSIONSENTRY']._serialized_end=694
-  _globals['_WATCHFACTSREQUEST']._serialized_start=702
-  _globals['_WATCHFACTSREQUEST']._serialized_end=773
-  _globals['_FACTS']._serialized_start=776
-  _globals['_FACTS']._serialized_end=992
-  _globals['_ACKNOWLEDGEENDSREQUEST']._serialized_start=994
-  _globals['_ACKNOWLEDGEENDSREQUEST']._serialized_end=1102
-  _globals['_ACKNOWLEDGEENDSRESPONSE']._serialized_start=1104
-  _globals['_ACKNOWLEDGEENDSRESPONSE']._serialized_end=1129
-  _globals['_AGENTS']._serialized_start=1132
-  _globals['_AGENTS']._serialized_end=1428
+  _globals['_HOSTFACTS']._serialized_end=775
+  _globals['_HOSTFACTS_VERSIONSENTRY']._serialized_start=722
+  _globals['_HOSTFACTS_VERSIONSENTRY']._serialized_end=769
+  _globals['_HOSTADDRESS']._serialized_start=777
+  _globals['_HOSTADDRESS']._serialized_end=840
+  _globals['_WATCHFACTSREQUEST']._serialized_start=842
+  _globals['_WATCHFACTSREQUEST']._serialized_end=913
+  _globals['_FACTS']._serialized_start=916
+  _globals['_FACTS']._serialized_end=1132
+  _globals['_ACKNOWLEDGEENDSREQUEST']._serialized_start=1134
+  _globals['_ACKNOWLEDGEENDSREQUEST']._serialized_end=1242
+  _globals['_ACKNOWLEDGEENDSRESPONSE']._serialized_start=1244
+  _globals['_ACKNOWLEDGEENDSRESPONSE']._serialized_end=1269
+  _globals['_AGENTS']._serialized_start=1272
+  _globals['_AGENTS']._serialized_end=1568
 # @@protoc_insertion_point(module_scope)

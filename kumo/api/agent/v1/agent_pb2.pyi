@@ -102,6 +102,8 @@ class HostFacts(_message.Message):
     TERM_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    TUNNEL_ADDRESS_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     """The name in its certificate."""
     cell: _builtins.str
@@ -118,6 +120,8 @@ class HostFacts(_message.Message):
     """Why, as the probe said."""
     agent_version: _builtins.str
     """The version of the agent."""
+    tunnel_address: _builtins.str
+    """Where its tunnels begin and end, as its agent is configured."""
     @_builtins.property
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The versions of libvirt, QEMU and the kernel."""
@@ -140,6 +144,10 @@ class HostFacts(_message.Message):
         that it calls, so that a host with an older agent is told from one that works.
         """
 
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostAddress]:
+        """The addresses it has, but for those of tenants' networks. Empty from an agent that does not say."""
+
     def __init__(
         self,
         *,
@@ -156,14 +164,46 @@ class HostFacts(_message.Message):
         term: _stamp_pb2.Term | None = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        addresses: _abc.Iterable[Global___HostAddress] | None = ...,
+        tunnel_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["term", b"term"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "capabilities", b"capabilities", "cell", b"cell", "host", b"host", "memory_mib", b"memory_mib", "problems", b"problems", "roles", b"roles", "term", b"term", "vcpus", b"vcpus", "versions", b"versions", "virt_reason", b"virt_reason", "virt_type", b"virt_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "agent_version", b"agent_version", "boot_id", b"boot_id", "capabilities", b"capabilities", "cell", b"cell", "host", b"host", "memory_mib", b"memory_mib", "problems", b"problems", "roles", b"roles", "term", b"term", "tunnel_address", b"tunnel_address", "vcpus", b"vcpus", "versions", b"versions", "virt_reason", b"virt_reason", "virt_type", b"virt_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostFacts: _TypeAlias = HostFacts  # noqa: Y015
+
+@_typing.final
+class HostAddress(_message.Message):
+    """An address of a host, and the link it is on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    MTU_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """IPv4 or IPv6."""
+    link: _builtins.str
+    """The name of the link."""
+    mtu: _builtins.int
+    """What the link carries, in bytes of IP."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        link: _builtins.str = ...,
+        mtu: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "link", b"link", "mtu", b"mtu"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostAddress: _TypeAlias = HostAddress  # noqa: Y015
 
 @_typing.final
 class WatchFactsRequest(_message.Message):
