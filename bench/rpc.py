@@ -149,7 +149,7 @@ async def rate(port: int, roots: bytes, method: str, request: bytes) -> tuple[fl
 async def measure() -> None:
     asked = server_pb2.GetServerRequest(name=NAME).SerializeToString()
     pairs: list[tuple[float, float]] = []
-    with tempfile.TemporaryDirectory(prefix="kumo-bench-") as name, cluster(extra=["--max-txn-ops=1024"]) as store:
+    with tempfile.TemporaryDirectory(prefix="kumo-bench-") as name, cluster() as store:
         folder = Path(name)
         now = datetime.now(UTC)
         root = new_root("Kumo bench", now)

@@ -64,7 +64,7 @@ async def run_cell(config: Config, own: CellConfig, *, started: asyncio.Event | 
     tls = config.plane_tls("cell")
     clock = SystemClock()
     async with Etcd(own.store, config.store_tls("cell")) as etcd:
-        require_supported(await etcd.connect(), lab=own.lab)
+        await require_supported(etcd, lab=own.lab)
         plane = await Plane.open(etcd, cell_prefix(own.name), format_version=FORMAT_VERSION, sources=Sources(clock, random.Random()))
         async with plane, asyncio.TaskGroup() as tasks:
             if config.region_plane is None or config.region_plane.store != own.store:

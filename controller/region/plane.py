@@ -69,7 +69,7 @@ async def run_region(
     clock = clock or SystemClock()
     tls = ServerTls(config.plane_tls(REGION_PLANE), require_client=False)
     async with Etcd(plane_config.store, store_tls) as etcd:
-        require_supported(await etcd.connect(), lab=plane_config.lab)
+        await require_supported(etcd, lab=plane_config.lab)
         plane = await Plane.open(etcd, region_prefix(config.region), format_version=FORMAT_VERSION, sources=Sources(clock, random.Random()))
         tables = Tables(plane)
         silences = Silences(tables.cells)

@@ -123,6 +123,10 @@ def translate(code: grpc.StatusCode, text: str) -> Exception:
         return LeaseGone()
     if code is grpc.StatusCode.INVALID_ARGUMENT and "too large" in text:
         return InvalidArgument("REQUEST_TOO_LARGE", "the change is larger than the store takes at once", fix="store less")
+    if code is grpc.StatusCode.INVALID_ARGUMENT and "too many operations" in text:
+        return FailedPrecondition(
+            "STORE_TXN_SMALL", "etcd takes fewer operations in a transaction than Kumo sends", fix="start etcd with --max-txn-ops=1024"
+        )
     if code in _AMBIGUOUS:
         return Unknown(f"{code.name}: {text}")
     return RuntimeError(f"etcd refused a request: {code.name}: {text}")

@@ -108,7 +108,7 @@ async def drop_ballast(store: Cluster) -> None:
 
 
 async def test_nothing_is_left_of_the_disk_of_etcd(disk: Path, tmp_path: Path) -> None:
-    with cluster(extra=["--max-txn-ops=1024"], is_durable=True, place=disk) as store:
+    with cluster(is_durable=True, place=disk) as store:
         async with whole(cloud_on(store, tmp_path)) as (rig, agent), running(keep_running(store)):
             await furnish(rig, agent)
             asker = Asker(rig)
@@ -128,7 +128,7 @@ async def test_nothing_is_left_of_the_disk_of_etcd(disk: Path, tmp_path: Path) -
 
 
 async def test_etcd_has_used_up_its_quota(tmp_path: Path) -> None:
-    with cluster(extra=["--max-txn-ops=1024", f"--quota-backend-bytes={QUOTA_BYTES}"]) as store:
+    with cluster(extra=[f"--quota-backend-bytes={QUOTA_BYTES}"]) as store:
         async with whole(cloud_on(store, tmp_path)) as (rig, agent):
             await furnish(rig, agent)
             asker = Asker(rig)

@@ -70,7 +70,7 @@ async def test_after_a_restore_agents_obey_and_nothing_is_given_twice(cloud: Clo
             old = await rig.api.server("old")
         before = guests(agent)
         assert lost.uid in before
-        with cluster(extra=["--max-txn-ops=1024"]) as fresh:
+        with cluster() as fresh:
             await go_back(cloud, fresh.addresses, file)
             again = replace(cloud, etcd_addresses=fresh.addresses)
             async with again.lead(), region_of(again) as rig:

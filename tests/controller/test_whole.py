@@ -26,7 +26,7 @@ SIZE = 1 << 20
 
 @pytest.fixture
 def whole_store() -> Iterator[Cluster]:
-    with cluster(extra=["--max-txn-ops=1024"]) as made:
+    with cluster() as made:
         yield made
 
 

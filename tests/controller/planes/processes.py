@@ -217,7 +217,7 @@ async def planes(
     (folder / "pki").mkdir()
     server = store_files(folder)
     async with AsyncExitStack() as stack:
-        store = stack.enter_context(cluster(extra=["--max-txn-ops=1024"], tls=server))
+        store = stack.enter_context(cluster(tls=server))
         etcd = await stack.enter_async_context(
             Etcd(store.addresses, TlsFiles(folder / "etcd-ca.crt", folder / "etcd-region.crt", folder / "etcd-region.key"))
         )

@@ -14,7 +14,7 @@ from tests.pki import Pki
 
 @pytest.fixture(scope="session")
 def region_store() -> Iterator[Cluster]:
-    with cluster(extra=["--max-txn-ops=1024"]) as made:
+    with cluster() as made:
         yield made
 
 
