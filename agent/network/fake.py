@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.network import names, rules
@@ -244,5 +244,5 @@ class FakeDriver:
 
     def _save(self) -> None:
         fresh = self._path.with_name(f".{self._path.name}.new")
-        fresh.write_text(json.dumps(asdict(self._kernel)))
+        fresh.write_text(json.dumps(vars(self._kernel)))
         os.replace(fresh, self._path)
