@@ -136,6 +136,9 @@ class Hypervisor(Protocol):
     async def list_uids(self) -> list[str]:
         """Return the uids of all servers of Kumo that are defined."""
 
+    async def forbid_autostart(self) -> list[str]:
+        """Have the hypervisor start no server by itself, without a look at who owns its disk; return those that it would have."""
+
     async def look(self, uid: str) -> Domain | None:
         """Return the server, or None if it is not defined."""
 

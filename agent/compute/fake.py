@@ -62,6 +62,9 @@ class FakeHypervisor:
     async def list_uids(self) -> list[str]:
         return list(self._servers)
 
+    async def forbid_autostart(self) -> list[str]:
+        return []
+
     async def look(self, uid: str) -> Domain | None:
         server = self._servers.get(uid)
         if server is None:

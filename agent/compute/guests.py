@@ -1,12 +1,13 @@
 """What a guest may read about itself, and its word that it is ready, by way of the responder's files (agent/guest/files.py)."""
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 
 from agent.compute.console import ConsoleLogs
 from agent.guest.files import GuestFiles, Nic, ServerMetadata
 from agent.inotify import DirectoryWatch
-from kumo.api.agent.v1.compute_pb2 import DesiredServer
+from kumo.api.agent.v1.compute_pb2 import ApplyServerRequest, DesiredServer
 from kumo.ids import is_uid
 
 
@@ -52,3 +53,10 @@ class Guests:
             await asyncio.get_running_loop().create_future()
         finally:
             watch.close()
+
+
+def digest(command: ApplyServerRequest | None) -> bytes:
+    """Return what tells whether the guest's files are as asked; empty where there shall be none."""
+    if command is None or not command.HasField("desired"):
+        return b""
+    return hashlib.sha256(command.desired.SerializeToString(deterministic=True)).digest()

@@ -81,11 +81,16 @@ class LibvirtHypervisor:
         return self._render(definition)[1]
 
     async def list_uids(self) -> list[str]:
-        def ask() -> list[str]:
-            domains = self._connected().listAllDomains()
-            return [domain.name() for domain in domains if is_uid(domain.name()) and _owner(domain) is not None]
+        return await self._call("list", _LOOK_S, lambda: [domain.name() for domain in self._own_domains()])
 
-        return await self._call("list", _LOOK_S, ask)
+    async def forbid_autostart(self) -> list[str]:
+        def work() -> list[str]:
+            marked = self._own_domains(libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
+            for domain in marked:
+                domain.setAutostart(False)
+            return [domain.name() for domain in marked]
+
+        return await self._call("autostart", _CHANGE_S, work)
 
     async def look(self, uid: str) -> Domain | None:
         return await self._call(uid, _LOOK_S, lambda: self._look(uid))
@@ -198,6 +203,10 @@ class LibvirtHypervisor:
         connection = await self._call("connection", _CHANGE_S, work)
         self._keys.clear()
         self._connection = connection
+
+    def _own_domains(self, flags: int = 0) -> list[Any]:
+        domains = self._connected().listAllDomains(flags)
+        return [domain for domain in domains if is_uid(domain.name()) and _owner(domain) is not None]
 
     def _give_keys(self, definition: Definition) -> None:
         """Have libvirt hold the keys of the disks' users; it forgets them when it ends."""

@@ -1,12 +1,12 @@
 """Makes each server of this host what the last command about it says: looks, has plan() decide, takes the step, and looks again."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from prometheus_client import Counter
 
+from agent.compute import guests as guest_files
 from agent.compute.disks import ServerDisks
 from agent.compute.driver import Definition, Domain, Hypervisor, Nic, Process
 from agent.compute.kept import KeptServers
@@ -221,7 +221,7 @@ class ServerReconciler:
             clients_of=clients.process if clients else None,
             clients_gone=clients is not None and self._here.processes.is_gone(clients.process),
             ports_lacking=memory.ports_lacking,
-            guest_files=memory.guest_files != b"" and (to_go or memory.guest_files == _guest_digest(command)),
+            guest_files=memory.guest_files != b"" and (to_go or memory.guest_files == guest_files.digest(command)),
             asked_first_s=None if memory.asked_first is None else now - memory.asked_first,
             asked_last_s=None if memory.asked_last is None else now - memory.asked_last,
             restart_in_s=max(0.0, memory.restart_at - now),
@@ -276,7 +276,7 @@ class ServerReconciler:
                 await self._hypervisor.define(_given(definition))
             case WriteGuestFiles():
                 await self._guests.write_server(uid, command.desired)
-                memory.guest_files = _guest_digest(command)
+                memory.guest_files = guest_files.digest(command)
             case KeepReboots(reboots):
                 await self._kept.keep_reboots(uid, reboots)
             case BreakLocks():
@@ -371,6 +371,8 @@ class ServerReconciler:
     async def _list(self) -> None:
         """Have all servers looked at: those that are commanded, those that are kept of, those that the hypervisor knows."""
         uids = {*self._uids(), *await self._hypervisor.list_uids()}
+        if marked := await self._hypervisor.forbid_autostart():
+            log.warning("somebody had the hypervisor start servers by itself, which it no longer will", servers=marked)
         if not self._listing.told and self._listing.left is None:
             self._listing.left = set(uids)
             self._tell_when_known()
@@ -391,10 +393,3 @@ class ServerReconciler:
 def _given(definition: Definition | None) -> Definition:
     assert definition is not None, "plan() asks for a definition only where one was made"
     return definition
-
-
-def _guest_digest(command: ApplyServerRequest | None) -> bytes:
-    """Return what tells whether the guest's files are as asked; empty where there shall be none."""
-    if command is None or not command.HasField("desired"):
-        return b""
-    return hashlib.sha256(command.desired.SerializeToString(deterministic=True)).digest()

@@ -2,8 +2,10 @@
 
 import asyncio
 import signal
+from contextlib import closing
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from agent.compute.driver import Definition
@@ -125,6 +127,18 @@ async def test_nothing_is_left_of_what_was_undefined(bench: Bench) -> None:
     assert await bench.hypervisor.look(definition.uid) is None
     with pytest.raises(NotFound):
         await bench.hypervisor.start(definition)
+
+
+async def test_nothing_is_started_by_the_hypervisor_itself(bench: Bench) -> None:
+    definition = bench.definition()
+    await bench.hypervisor.define(definition)
+    assert await bench.hypervisor.forbid_autostart() == []
+    if bench.host is not None:
+        with closing(libvirt.open(bench.host.uri)) as connection:
+            domain = connection.lookupByUUIDString(definition.uid)
+            domain.setAutostart(True)
+            assert await bench.hypervisor.forbid_autostart() == [definition.uid]
+            assert not domain.autostart()
 
 
 async def test_what_is_typed_reaches_the_guest(bench: Bench) -> None:
