@@ -1,6 +1,7 @@
 """A whole cloud on fake hosts for the benchmarks of size: etcd, one controller with both planes, and one process with all the hosts."""
 
 import asyncio
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -171,7 +172,9 @@ async def _controller(folder: Path, host: str, planes: str) -> AsyncIterator[int
     config.write_text(own + planes)  # noqa: ASYNC240  # a few bytes, before anything runs
     with config.with_suffix(".log").open("wb") as log:
         command = ("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "controller.main", "--config", str(config))
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=log, stdin=asyncio.subprocess.DEVNULL)
+        # As deploy starts it.
+        environment = os.environ | {"MALLOC_ARENA_MAX": "1"}
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=log, stdin=asyncio.subprocess.DEVNULL, env=environment)
     try:
         yield process.pid
     finally:
