@@ -5,13 +5,16 @@ import subprocess
 from pathlib import Path
 
 from deploy import control, processes
-from deploy.layout import Port, User
-from deploy.rights import QEMU, RIGHTS, SUPERVISOR, Rights
+from deploy.lab import life
+from deploy.layout import Lab, Port, User
+from deploy.rights import IMAGE_PROGRAM, QEMU, RIGHTS, SUPERVISOR, Rights
 from tests.flows.cloud import Cloud, until
 from tests.flows.guest import shell
+from tests.flows.hosts import Hosts
 from tests.rights import listed, rights_of, status
 
 AGENT, RESPONDER = "kumo-agent", "kumo-guest-responder"
+PLANES = ("kumo-controller-region", "kumo-controller-cell")
 # A private key of TLS or SSH, and a key of Ceph's. Installed programs and disks are left out.
 KEYS = [
     "grep",
@@ -24,34 +27,46 @@ KEYS = [
 ]
 
 
-def names(cloud: Cloud) -> dict[int, str]:
+def names(lab: Lab) -> dict[int, str]:
     """Return what each process of the host is, by its pid here."""
-    known = {pid: name for name, pid in control.service_pids(cloud.lab).items()}
-    known[control.init_pid(cloud.lab)] = SUPERVISOR
-    for pid in control.processes(cloud.lab).values():
+    known = {pid: name for name, pid in control.service_pids(lab).items()}
+    known[control.init_pid(lab)] = SUPERVISOR
+    for pid in control.processes(lab).values():
         if pid not in known:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             known[pid] = QEMU if command[0].startswith(b"/usr/bin/qemu-system-") else b" ".join(command).decode()
     return known
 
 
-def test_every_process_has_the_rights_of_the_table_and_no_other_runs(cloud: Cloud) -> None:
+def compared(lab: Lab) -> set[str]:
+    """Return what runs on a host, once it is seen that all of it has the rights of the table."""
     # A machine in a container has not all there are: nobody can have more than the host's init.
-    most = listed(status(Path(f"/proc/{control.init_pid(cloud.lab)}"))["CapBnd"])
+    most = listed(status(Path(f"/proc/{control.init_pid(lab)}"))["CapBnd"])
     seen = set()
-    for pid, name in names(cloud).items():
+    for pid, name in names(lab).items():
         assert name in RIGHTS, f"{name} is in no table of rights"
         wanted = RIGHTS[name]
         there = Rights(wanted.uid, wanted.groups, wanted.capabilities & most, wanted.bounding & most, wanted.no_new_privs, wanted.filters)
         for thread in Path(f"/proc/{pid}/task").iterdir():
             assert rights_of(status(thread)) == there, (name, thread.name)
         seen.add(name)
+    return seen
+
+
+def test_every_process_has_the_rights_of_the_table_and_no_other_runs(cloud: Cloud) -> None:
     # Of the image child a test of its own tells; two processes for the two planes are in a lab of several hosts.
-    assert seen == RIGHTS.keys() - {"image program", "kumo-controller-region", "kumo-controller-cell"}
+    assert compared(cloud.lab) == RIGHTS.keys() - {IMAGE_PROGRAM, *PLANES}
+
+
+def test_so_has_every_process_on_every_node_of_a_lab(hosts: Hosts) -> None:
+    until(lambda: all(state == "running" for state in life.states(hosts.shape).values()), "all of the lab runs")
+    seen: set[str] = set().union(*(compared(hosts.node(name)) for name in hosts.shape.nodes))
+    # Whether a server runs there is others' business.
+    assert seen | {QEMU} == RIGHTS.keys() - {IMAGE_PROGRAM, "kumo-controller"}
 
 
 def test_qemu_is_told_to_lock_itself_in(cloud: Cloud) -> None:
-    (qemu, *_) = [pid for pid, name in names(cloud).items() if name == QEMU]
+    (qemu, *_) = [pid for pid, name in names(cloud.lab).items() if name == QEMU]
     words = Path(f"/proc/{qemu}/cmdline").read_text().split("\0")
     sandbox = words[words.index("-sandbox") + 1].split(",")
     assert {"on", "obsolete=deny", "elevateprivileges=deny", "spawn=deny", "resourcecontrol=deny"} <= set(sandbox)
