@@ -88,9 +88,13 @@ async def sweep_region(rig: Rig) -> None:
     region = rig.region
     term = region.plane.election.term
     assert term is not None
-    # A table may show a deletion before that of events shows what was said of it.
-    await region.plane.caught_up(await region.plane.revision())
-    await Sweep(region.plane, region.tables.events, term, Later()).sweep(Later().now())
+    sweep = Sweep(region.plane, region.tables.events, term, Later())
+    swept = True
+    while swept:
+        # A table may show a deletion before that of events shows what was said of it; and the region's own sweep may be at work too,
+        # so that one of the two leaves something for later.
+        await region.plane.caught_up(await region.plane.revision())
+        swept = bool(await sweep.sweep(Later().now()))
     await requests.sweep(region.plane, term, Later().now())
 
 
