@@ -43,7 +43,7 @@ from agent.storage.checks import ImageChecks, ImageLimits
 from agent.storage.driver import StorageDriver
 from agent.storage.fake import FakeChecks, FakeDriver
 from agent.storage.file import FileDriver
-from agent.storage.imports import Checks, ImageImports
+from agent.storage.imports import ImageImports
 from agent.storage.sandbox import IMAGE_USER, Sandbox
 from agent.storage.service import Storage
 from agent.storage.staging import Staging
@@ -92,8 +92,9 @@ class Agent:
         self._guest_files = GuestFiles(config.network.guest_files, config.network.guest_gid or None)
         self._book = FactBook(frozenset(config.roles) & {"compute", "network"})
         self._drivers = {"fake": shared.storage} if shared else _storage_drivers(config)
-        self._staging = Staging(config.state / "staging", self._files, reader=os.getgid() if shared else IMAGE_USER)
-        self._storage = _storage(self._terms, self._drivers, self._staging, FakeChecks() if shared else _checks(self._staging))
+        self._staging = Staging(config.state / "staging", self._files, reader=None if shared else IMAGE_USER)
+        imports = ImageImports(self._staging, FakeChecks() if shared else _checks(self._staging))
+        self._storage = Storage(self._terms, self._drivers, self._staging, imports)
         network_driver = _network_driver(config)
         self._network = NetworkReconciler(
             network_driver,
@@ -264,10 +265,6 @@ def _storage_drivers(config: Config) -> dict[str, StorageDriver]:
 def _checks(staging: Staging) -> ImageChecks:
     # Jails' roots lie in the staging folder, from which load() removes what a crash left.
     return ImageChecks(Sandbox(staging.directory), ImageLimits(), staging.room_bytes)
-
-
-def _storage(terms: Terms, drivers: dict[str, StorageDriver], staging: Staging, checks: Checks) -> Storage:
-    return Storage(terms, drivers, staging, ImageImports(staging, checks))
 
 
 async def _serve(config: Config) -> None:

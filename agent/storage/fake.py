@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agent.storage.checks import ImageLimits
 from agent.storage.driver import DeadClient, FileDisk, Usage, WantedVolume
 from agent.storage.inspect import inspect
 from agent.storage.owners import facts_of, mark_from, owner_from, require_dead
@@ -27,7 +28,6 @@ from storage.volume import Volume, no_image, too_small
 T = TypeVar("T")
 
 _PIECE_BYTES = 1 << 20
-_MOST_BYTES = 4 << 40
 
 
 class FakeChecks:
@@ -37,7 +37,9 @@ class FakeChecks:
         def look() -> int:
             with path.open("rb") as file:
                 descriptor = file.fileno()
-                return inspect(file_format, lambda at, count: os.pread(descriptor, count, at), path.stat().st_size, _MOST_BYTES)
+                return inspect(
+                    file_format, lambda at, count: os.pread(descriptor, count, at), path.stat().st_size, ImageLimits().virtual_bytes
+                )
 
         return await asyncio.to_thread(look)
 

@@ -51,9 +51,9 @@ class Staging:
         files: StateFiles,
         limits: StagingLimits | None = None,
         clock: Clock | None = None,
-        reader: int = IMAGE_USER,
+        reader: int | None = IMAGE_USER,
     ) -> None:
-        """`reader` is who looks at the files: the jail's user."""
+        """`reader` is who looks at the files: the jail's user; None where nobody does but this process."""
         self._directory, self._files, self.reader = directory, files, reader
         self._limits = limits or StagingLimits()
         self._clock = clock or SystemClock()
@@ -93,7 +93,8 @@ class Staging:
         def make() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
-            os.chown(folder, self.reader, self.reader)
+            if self.reader is not None:
+                os.chown(folder, self.reader, self.reader)
             return folder
 
         return await to_thread(make)
@@ -210,7 +211,8 @@ class Upload:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         # Who looks at it reads it by its group.
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
-        os.fchown(self._descriptor, -1, self._staging.reader)
+        if self._staging.reader is not None:
+            os.fchown(self._descriptor, -1, self._staging.reader)
         if os.fstat(self._descriptor).st_size < self._kept.received_bytes:
             # Somebody emptied the folder: begin again.
             self._kept = KeptImage(size_bytes=self._kept.size_bytes)

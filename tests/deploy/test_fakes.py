@@ -17,7 +17,8 @@ from deploy.control import wait_for
 from deploy.layout import CHECKOUT, Lab
 from deploy.trial import free_port_base
 
-USER = 64190
+# A group of another number: whoever is not root can give nothing to others.
+USER, GROUP = 64190, 64191
 PROCESSES = ("etcd", "kumo-controller", "kumo-fake-hosts")
 
 
@@ -34,7 +35,7 @@ class Ground:
         command = [
             "setpriv",
             f"--reuid={USER}",
-            f"--regid={USER}",
+            f"--regid={GROUP}",
             "--clear-groups",
             "--no-new-privs",
             "--",
@@ -73,7 +74,7 @@ def ground() -> Iterator[Ground]:
         home, programs = folder / "home", folder / "bin"
         for path in (home, programs):
             path.mkdir()
-        os.chown(home, USER, USER)
+        os.chown(home, USER, GROUP)
         shutil.copy(etcd_binary.locate(), programs / "etcd")
         lab = Lab(home / "state", common=folder)
         program.refresh(lab)
@@ -96,6 +97,9 @@ def test_a_region_of_fake_hosts_needs_no_root_grows_survives_and_leaves_nothing(
     assert len(ground.processes()) == len(PROCESSES) + 1
     assert {one["name"] for one in control.ask(ground.lab, "status")["services"]} == set(PROCESSES)
     assert "hello" in ground.kumo("server", "list")
+    disk = ground.folder / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
+    ground.kumo("image", "create", "deb", "--file", str(disk), "--format", "qcow2", "--wait", "--timeout", "30")
 
     os.kill(control.init_pid(ground.lab), signal.SIGKILL)
     wait_for("whatever the supervisor ran has ended with it", lambda: not ground.processes(), 30)
