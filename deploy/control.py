@@ -105,8 +105,10 @@ def init_pid(lab: Lab) -> int:
     return pid
 
 
-def wait_for_end(init: int) -> None:
-    """Wait until a supervisor that was told to shut down, and with it its processes, has ended; after a minute, end it."""
+def shut_down(lab: Lab) -> None:
+    """Have the supervisor stop everything in order, and return when it has ended too; after a minute, end it."""
+    init = init_pid(lab)
+    ask(lab, "shutdown")
     try:
         handle = os.pidfd_open(init)
     except ProcessLookupError:

@@ -57,9 +57,7 @@ def stop(lab: Lab, steps: Steps) -> None:
         with steps.step("guests"):
             _stop_guests(lab)
     with steps.step("libvirt, Ceph, etcd" if Role.CEPH in lab.roles else "libvirt, etcd"):
-        init = control.init_pid(lab)
-        control.ask(lab, "shutdown")
-        control.wait_for_end(init)
+        control.shut_down(lab)
 
 
 def _running(lab: Lab, names: list[str]) -> bool:

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -157,13 +157,7 @@ def _lab(state: Path, port_base: int) -> tuple[Lab, int]:
     known = json.loads(_record(found).read_text())
     if port_base not in (0, known["port_base"]):
         raise ValueError(f"the ports of this region begin at {known['port_base']}: purge it first, or leave --port-base out")
-    return Lab(state, known["port_base"], "c1", roles=found.roles), known["hosts"]
-
-
-def _stop(lab: Lab) -> None:
-    init = control.init_pid(lab)
-    control.ask(lab, "shutdown")
-    control.wait_for_end(init)
+    return replace(found, port_base=known["port_base"]), known["hosts"]
 
 
 def _end(lab: Lab, *, purge: bool) -> int:
@@ -172,7 +166,7 @@ def _end(lab: Lab, *, purge: bool) -> int:
         return 0
     with control.only_one(lab.state):
         if control.is_up(lab):
-            _stop(lab)
+            control.shut_down(lab)
         if purge:
             shutil.rmtree(lab.state)
     print("purged: nothing of it is left" if purge else f"down; its state is kept in {lab.state}: `make fakes` brings it back")
