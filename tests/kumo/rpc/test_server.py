@@ -1,6 +1,9 @@
 """The listener: its certificates, its address, its health, and its end."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -127,26 +130,18 @@ async def test_a_method_that_a_servicer_lacks_is_unimplemented(pki: Pki) -> None
             await call(dialled, SERVERS.methods_by_name["WatchServers"], server_pb2.WatchServersRequest(parent="projects/p"))
 
 
-async def test_a_call_in_flight_ends_before_the_server_does(pki: Pki) -> None:
-    servicer = Named()  # type: ignore[abstract]  # the rest stays as it was generated
-    servicer.gate.clear()
-    server = listener(pki.server_tls("region", "controller", require_client=False), servicer=servicer)
-    name = pki.identity("region", "controller").dns
-    await server.start()
-    async with channel(server.address, pki.root.cert_pem, server_name=name) as dialled, asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        asked = tasks.create_task(call(dialled, GET, ASK))
-        await servicer.inside.wait()
-        stopping = tasks.create_task(server.stop(grace_s=20))
-        health = health_pb2_grpc.HealthStub(dialled)
-        with pytest.raises(Unavailable):
-            while True:
-                await health.Check(health_pb2.HealthCheckRequest())
-        servicer.gate.set()
-        assert (await asked).name == ASK.name
-        await stopping
+@dataclass
+class InFlight:
+    """A server, a connection to it, and a call that waits in it until the gate is open."""
+
+    server: Server
+    dialled: grpc.aio.Channel
+    gate: asyncio.Event
+    asked: "asyncio.Future[server_pb2.Server]"
 
 
-async def test_a_call_that_does_not_end_in_time_is_told_that_the_process_ends(pki: Pki) -> None:
+@asynccontextmanager
+async def in_flight(pki: Pki) -> AsyncIterator[InFlight]:
     servicer = Named()  # type: ignore[abstract]  # the rest stays as it was generated
     servicer.gate.clear()
     server = listener(pki.server_tls("region", "controller", require_client=False), servicer=servicer)
@@ -155,9 +150,26 @@ async def test_a_call_that_does_not_end_in_time_is_told_that_the_process_ends(pk
     async with channel(server.address, pki.root.cert_pem, server_name=name) as dialled, asyncio.timeout(30):
         asked = asyncio.ensure_future(call(dialled, GET, ASK))
         await servicer.inside.wait()
-        await server.stop(grace_s=0.1)
+        yield InFlight(server, dialled, servicer.gate, asked)
+
+
+async def test_a_call_in_flight_ends_before_the_server_does(pki: Pki) -> None:
+    async with in_flight(pki) as one, asyncio.TaskGroup() as tasks:
+        stopping = tasks.create_task(one.server.stop(grace_s=20))
+        health = health_pb2_grpc.HealthStub(one.dialled)
+        with pytest.raises(Unavailable):
+            while True:
+                await health.Check(health_pb2.HealthCheckRequest())
+        one.gate.set()
+        assert (await one.asked).name == ASK.name
+        await stopping
+
+
+async def test_a_call_that_does_not_end_in_time_is_told_that_the_process_ends(pki: Pki) -> None:
+    async with in_flight(pki) as one:
+        await one.server.stop(grace_s=0.1)
         with pytest.raises(Unavailable) as caught:
-            await asked
+            await one.asked
         assert caught.value.reason == "PROCESS_ENDING"
 
 
