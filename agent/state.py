@@ -123,7 +123,7 @@ class StateFiles:
             raise ValueError("its first line does not end")
         head = json.loads(head_line)
         format_version = head.get("format") if isinstance(head, dict) else None
-        if format_version is None:
+        if not isinstance(format_version, int) or format_version < 1:
             raise ValueError("its first line names no format")
         if format_version > self._format_version:
             raise FailedPrecondition(
