@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from controller.cell.ledger import View
 from controller.cell.session import Dial, Listener, Session
+from controller.cell.sightings import Whereabouts
 from kumo.api.fleet.v1.host_pb2 import Host
 from kumo.api.fleet.v1.pool_pb2 import Pool
 from kumo.api.type.v1.stamp_pb2 import Term
@@ -32,7 +33,8 @@ class Agents:
     ) -> None:
         self._hosts, self._dial, self._term, self._clock, self._listener = hosts, dial, term, clock, listener
         self._rng = rng or random.Random()
-        self._count = itertools.count(1)
+        self._next_number = itertools.count(1).__next__
+        self._where = Whereabouts()
         self._sessions: dict[str, Session] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -60,6 +62,10 @@ class Agents:
     def all(self) -> Iterator[Session]:
         yield from self._sessions.values()
 
+    def that_saw(self, uid: str) -> list[Session]:
+        """Return the sessions whose agents said something of that server or port."""
+        return [session for host_uid in self._where.hosts(uid) if (session := self._sessions.get(host_uid)) is not None]
+
     def has_storage(self, pool: Pool) -> bool:
         """Whether for_storage() would find a host."""
         return bool(self._able(pool))
@@ -84,22 +90,12 @@ class Agents:
             host = wanted.get(uid)
             if host is None or host.spec.agent_address != session.address:
                 self._running.pop(uid).cancel()
-                del self._sessions[uid]
+                self._sessions.pop(uid).forget()
                 self._listener.host_changed(uid)
         spread_s = min(_JITTER_S, 0.01 * len(wanted))
         for uid, host in wanted.items():
             if uid not in self._sessions:
-                name = host.name.removeprefix("hosts/")
-                session = Session(
-                    uid,
-                    name,
-                    host.spec.agent_address,
-                    self._dial,
-                    self._term,
-                    lambda: next(self._count),
-                    self._listener,
-                    self._clock.monotonic(),
-                )
+                session = Session(host, self._dial, self._term, self._next_number, self._listener, self._where, self._clock.monotonic())
                 self._sessions[uid] = session
                 self._running[uid] = tasks.create_task(self._keep(session, self._rng.uniform(0, spread_s)))
 

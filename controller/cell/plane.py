@@ -157,7 +157,7 @@ class CellPlane:
         orders = Orders(ledger, records)
         placer = Placer(cell, wakes.wake_server)
         loops = self._loops(cell, placer)
-        wakes.follow(loops, agents.all)
+        wakes.follow(loops, agents)
         placer.follow()
         try:
             async with asyncio.TaskGroup() as tasks:

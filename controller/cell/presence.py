@@ -83,7 +83,7 @@ def server_is_off(cell: Cell, server_uid: str) -> bool:
 def servers_elsewhere(cell: Cell, server_uid: str, host_uid: str) -> list[str]:
     """Return the hosts, other than `host_uid`, whose agents have something of the server."""
     found = []
-    for session in cell.agents.all():
+    for session in cell.agents.that_saw(server_uid):
         facts = session.servers.get(server_uid)
         if session.host_uid != host_uid and facts is not None and facts.power != ServerFacts.ABSENT:
             found.append(session.host_uid)
@@ -94,7 +94,7 @@ def newest_holder(cell: Cell, server_uid: str) -> tuple[str, Epoch] | None:
     """Return the host, by uid, whose agent has something of the server under the greatest epoch, with that epoch."""
     found = [
         (session.host_uid, facts.held.epoch)
-        for session in cell.agents.all()
+        for session in cell.agents.that_saw(server_uid)
         if (facts := session.servers.get(server_uid)) is not None and facts.power != ServerFacts.ABSENT
     ]
     return max(found, key=lambda one: (epoch_order(one[1]), one[0])) if found else None
@@ -103,7 +103,7 @@ def newest_holder(cell: Cell, server_uid: str) -> tuple[str, Epoch] | None:
 def ports_elsewhere(cell: Cell, port_uid: str, host_uid: str) -> list[str]:
     """Return the hosts, other than `host_uid`, whose agents have something of the port."""
     found = []
-    for session in cell.agents.all():
+    for session in cell.agents.that_saw(port_uid):
         facts = session.ports.get(port_uid)
         if session.host_uid != host_uid and facts is not None and facts.binding != PortFacts.ABSENT:
             found.append(session.host_uid)

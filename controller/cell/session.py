@@ -7,13 +7,15 @@ last seen. What was told is forgotten with the connection, so that everything is
 import asyncio
 import hashlib
 import random
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
 
+from controller.cell.sightings import Sightings, Whereabouts
 from kumo.api.agent.v1 import (
     agent_pb2,
     agent_pb2_grpc,
@@ -23,6 +25,7 @@ from kumo.api.agent.v1 import (
     network_pb2_grpc,
     storage_pb2_grpc,
 )
+from kumo.api.fleet.v1.host_pb2 import Host
 from kumo.api.type.v1.stamp_pb2 import Epoch, Stamp, Term
 from kumo.clock import Clock
 from kumo.errors import Error, FailedPrecondition, Unavailable
@@ -40,6 +43,7 @@ _NOT_DIALLED = "it was not dialled yet"
 
 # Opens a channel to the address of the agent of the host of that name.
 Dial = Callable[[str, str], Awaitable[grpc.aio.Channel]]
+FactStream: TypeAlias = "grpc.aio.UnaryStreamCall[agent_pb2.WatchFactsRequest, agent_pb2.Facts]"
 
 
 class Listener(Protocol):
@@ -57,13 +61,14 @@ class Session:
     """`servers` and `ports` hold what the agent said last, by uid; they are to be believed only while `is_ready`."""
 
     def __init__(
-        self, host_uid: str, name: str, address: str, dial: Dial, term: Term, sequence: Callable[[], int], listener: Listener, now: float
+        self, host: Host, dial: Dial, term: Term, sequence: Callable[[], int], listener: Listener, where: Whereabouts, now: float
     ) -> None:
-        """`name` is the host's in its certificate; `sequence` counts the commands of the term; `now` is on the monotonic clock."""
-        self.host_uid, self.name, self.address = host_uid, name, address
-        self.host: agent_pb2.HostFacts | None = None
-        self.servers: dict[str, compute_pb2.ServerFacts] = {}
-        self.ports: dict[str, network_pb2.PortFacts] = {}
+        """`sequence` counts the commands of the term; `where` is of all servers and ports; `now` is on the monotonic clock."""
+        self.host_uid, self.address = host.uid, host.spec.agent_address
+        # As in its certificate.
+        self.name = host.name.removeprefix("hosts/")
+        self.servers = Sightings(compute_pb2.ServerFacts, host.uid, where)
+        self.ports = Sightings(network_pb2.PortFacts, host.uid, where)
         self.is_ready = False
         # When the agent was heard last, on the monotonic clock; None before the first time.
         self.heard_at: float | None = None
@@ -71,6 +76,8 @@ class Session:
         self.silent_since = now
         self.why_silent = _NOT_DIALLED
         self._dial, self._term, self._sequence, self._listener = dial, term, sequence, listener
+        self._host: bytes | None = None
+        self._roles: tuple[str, ...] = ()
         self._told: dict[str, bytes] = {}
         self._channel: grpc.aio.Channel | None = None
 
@@ -87,8 +94,18 @@ class Session:
             failures = 1 if self.heard_at != before else failures + 1
             await clock.sleep(min(_MOST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(failures, 10)) * rng.uniform(0.5, 1.0))
 
+    @property
+    def host(self) -> agent_pb2.HostFacts | None:
+        """What the agent said last of the host."""
+        return agent_pb2.HostFacts.FromString(self._host) if self._host is not None else None
+
     def has_role(self, role: str) -> bool:
-        return self.is_ready and self.host is not None and role in self.host.roles
+        return self.is_ready and role in self._roles
+
+    def forget(self) -> None:
+        """Drop all that the agent said, for one that is not listened to any more."""
+        self.servers.clear()
+        self.ports.clear()
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -128,7 +145,7 @@ class Session:
         stub = self.compute
         request = compute_pb2.ApplyServerRequest(stamp=stamp, uid=uid, desired=desired)
         facts = (await stub.ApplyServer(request, timeout=_COMMAND_S)).facts
-        self._told[uid] = what
+        self._told[sys.intern(uid)] = what
         self._note_server(facts, is_answer=True)
         if self.servers[uid].power == compute_pb2.ServerFacts.ABSENT:
             # The stream may have said so before this answer; only now is it known to be by this very command.
@@ -143,7 +160,7 @@ class Session:
         stub = network_pb2_grpc.NetworkStub(self.channel)
         request = network_pb2.ApplyPortRequest(stamp=stamp, uid=uid, desired=desired)
         facts = (await stub.ApplyPort(request, timeout=_COMMAND_S)).facts
-        self._told[uid] = what
+        self._told[sys.intern(uid)] = what
         self._note_port(facts, is_answer=True)
         return self.ports[uid]
 
@@ -158,7 +175,7 @@ class Session:
                 raise
             request.stamp.CopyFrom(self.stamp(None, generation, int(error.metadata["held_generation"])))
             await stub.ApplyNetwork(request, timeout=_COMMAND_S)
-        self._told[uid] = what
+        self._told[sys.intern(uid)] = what
 
     async def acknowledge(self, uids: Iterable[str]) -> None:
         """Tell the agent that the ends of `uids` are recorded; it forgets them an hour later, and we do at once."""
@@ -191,36 +208,39 @@ class Session:
             await channel.close(None)
 
     async def _follow(self, agents: "agent_pb2_grpc.AgentsAsyncStub", clock: Clock) -> None:
-        fresh_servers: dict[str, compute_pb2.ServerFacts] = {}
-        fresh_ports: dict[str, network_pb2.PortFacts] = {}
         stream = agents.WatchFacts(agent_pb2.WatchFactsRequest(term=self._term))
         try:
+            await self._take_all(stream, clock)
             while True:
-                async with asyncio.timeout(SILENT_S):
-                    facts = await stream.read()
-                if not isinstance(facts, agent_pb2.Facts):
-                    raise Unavailable("FACTS_ENDED", f"the agent of host {self.name} ended the stream of facts", host=self.name)
-                self.heard_at = clock.monotonic()
-                if facts.HasField("host"):
-                    self.host = facts.host
-                    self._listener.host_changed(self.host_uid)
-                if self.is_ready:
-                    for server in facts.servers:
-                        self._note_server(server)
-                    for port in facts.ports:
-                        self._note_port(port)
-                    continue
-                fresh_servers |= {server.uid: server for server in facts.servers}
-                fresh_ports |= {port.uid: port for port in facts.ports}
-                if facts.complete:
-                    self._begin(fresh_servers, fresh_ports)
+                self._note(await self._next(stream, clock))
         finally:
             stream.cancel()
 
-    def _begin(self, servers: dict[str, compute_pb2.ServerFacts], ports: dict[str, network_pb2.PortFacts]) -> None:
-        """All that the agent holds is known: what was known and was not named is not there."""
+    async def _next(self, stream: FactStream, clock: Clock) -> agent_pb2.Facts:
+        async with asyncio.timeout(SILENT_S):
+            facts = await stream.read()
+        if not isinstance(facts, agent_pb2.Facts):
+            raise Unavailable("FACTS_ENDED", f"the agent of host {self.name} ended the stream of facts", host=self.name)
+        self.heard_at = clock.monotonic()
+        if facts.HasField("host"):
+            self._host, self._roles = facts.host.SerializeToString(), tuple(facts.host.roles)
+            self._listener.host_changed(self.host_uid)
+        return facts
+
+    async def _take_all(self, stream: FactStream, clock: Clock) -> None:
+        """Return once all that the agent holds is known: what was known and was not named is not there."""
+        servers: dict[str, compute_pb2.ServerFacts] = {}
+        ports: dict[str, network_pb2.PortFacts] = {}
+        is_complete = False
+        while not is_complete:
+            facts = await self._next(stream, clock)
+            servers |= {server.uid: server for server in facts.servers}
+            ports |= {port.uid: port for port in facts.ports}
+            is_complete = facts.complete
         touched_servers, touched_ports = servers.keys() | self.servers.keys(), ports.keys() | self.ports.keys()
-        self.servers, self.ports = servers, ports
+        self.forget()
+        self.servers.update(servers)
+        self.ports.update(ports)
         self._told.clear()
         self.is_ready = True
         log.info("host answers", host=self.name, servers=len(servers), ports=len(ports))
@@ -238,6 +258,12 @@ class Session:
         self.is_ready = False
         self._told.clear()
         self._listener.host_changed(self.host_uid)
+
+    def _note(self, facts: agent_pb2.Facts) -> None:
+        for server in facts.servers:
+            self._note_server(server)
+        for port in facts.ports:
+            self._note_port(port)
 
     def _note_server(self, facts: compute_pb2.ServerFacts, *, is_answer: bool = False) -> None:
         known = self.servers.get(facts.uid)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from controller.cell.agents import Agents
 from controller.cell.records import Records
-from controller.cell.session import Session
 from controller.cell.strangers import Strangers
 from kumo.loop import Loop
 
@@ -48,11 +48,11 @@ class Wakes:
     def __init__(self, records: Records, strangers: Strangers) -> None:
         self._records, self._strangers = records, strangers
         self._loops: Loops | None = None
-        self._sessions: Callable[[], Iterable[Session]] = tuple
+        self._agents: Agents | None = None
 
-    def follow(self, loops: Loops, sessions: Callable[[], Iterable[Session]]) -> None:
+    def follow(self, loops: Loops, agents: Agents) -> None:
         """Wake `loops` from now on."""
-        self._loops, self._sessions = loops, sessions
+        self._loops, self._agents = loops, agents
         records = self._records
         # Who wrote a status need not look again because of it: those who wait for it are woken.
         for view, woken in (
@@ -75,7 +75,7 @@ class Wakes:
         records.stagings.on_intent(loops.images.add)
 
     def host_changed(self, host_uid: str) -> None:
-        if self._loops is None:
+        if self._loops is None or self._agents is None:
             return
         self._loops.hosts.add(host_uid)
         self._loops.acknowledgements.add(host_uid)
@@ -84,7 +84,7 @@ class Wakes:
         for carriers in self._records.carriers.find("host", host_uid):
             self._loops.networks.add(carriers.uid)
         # Work on shared storage waits for any host that answers: the first one that does has all of it woken.
-        if [session.host_uid for session in self._sessions() if session.has_role("storage")] == [host_uid]:
+        if [session.host_uid for session in self._agents.all() if session.has_role("storage")] == [host_uid]:
             for loop, view in (
                 (self._loops.volumes, self._records.volumes),
                 (self._loops.images, self._records.images),
@@ -219,7 +219,7 @@ class Wakes:
 
     def _end(self, uid: str) -> None:
         """Something is gone: what waited for that looks again."""
-        if self._loops is None:
+        if self._loops is None or self._agents is None:
             return
         self._loops.ends.add(uid)
         end = self._records.ends.get(uid)
@@ -228,9 +228,8 @@ class Wakes:
         if end.server_uid:
             self._loops.servers.add(end.server_uid)
         if end.kind in ("server", "port"):
-            for session in self._sessions():
-                if uid in session.servers or uid in session.ports:
-                    self._loops.acknowledgements.add(session.host_uid)
+            for session in self._agents.that_saw(uid):
+                self._loops.acknowledgements.add(session.host_uid)
         if end.kind in ("volume", "image"):
             _add(self._loops.pools.add, self._records.pools.uids())
 

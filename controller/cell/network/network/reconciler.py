@@ -11,9 +11,9 @@ from controller.cell.conditions import Said, conditions
 from controller.cell.ends import finish
 from controller.cell.network.network.desired import PlacedPort, desired_by_host
 from controller.cell.network.network.plan import Finish, Record, Remove, Step, Tell, Wait, World, plan
-from controller.cell.presence import host_of, is_leaving, is_withdrawn, server_is_leaving
+from controller.cell.presence import host_of, is_leaving, is_withdrawn, ports_elsewhere, server_is_leaving
 from controller.cell.session import digest
-from kumo.api.agent.v1.network_pb2 import DesiredNetwork, PortFacts
+from kumo.api.agent.v1.network_pb2 import DesiredNetwork
 from kumo.api.cell.v1.record_pb2 import Carriers
 from kumo.api.network.v1.network_pb2 import Network
 from kumo.log import get_logger
@@ -120,12 +120,8 @@ class NetworkReconciler:
 
     def _with_ports(self, uid: str) -> frozenset[str]:
         """Return the hosts whose agents have something of a port of it."""
-        ports = {port.uid for port in self._cell.records.ports.find("network", uid)}
-        return frozenset(
-            session.host_uid
-            for session in self._cell.agents.all()
-            if any(port in ports and facts.binding != PortFacts.ABSENT for port, facts in session.ports.items())
-        )
+        ports = self._cell.records.ports.find("network", uid)
+        return frozenset(host_uid for port in ports for host_uid in ports_elsewhere(self._cell, port.uid, ""))
 
     def _carrying(self, uid: str) -> frozenset[str]:
         kept = self._cell.records.carriers.get(uid)
