@@ -10,6 +10,7 @@ from kumo.api.agent.v1.storage_pb2 import Owner, SetOwnerRequest
 from kumo.api.type.v1.stamp_pb2 import Epoch
 from kumo.errors import FailedPrecondition, NotFound, Unavailable
 from kumo.stamps import epoch_order
+from kumo.store.record import serialized
 
 _COMMAND_S = 20.0
 
@@ -19,10 +20,11 @@ class Owners:
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        self._set: dict[str, Owner] = {}
+        # By the uid of the volume: the server's, and the whole mark as bytes.
+        self._set: dict[str, tuple[str, bytes]] = {}
 
     def is_set(self, volume_uid: str, owner: Owner) -> bool:
-        return self._set.get(volume_uid) == owner
+        return self._set.get(volume_uid) == _kept(owner)
 
     async def set(self, volume_uid: str, owner: Owner) -> None:
         """Return once the volume is marked as `owner`'s. Raises FailedPrecondition OWNER_CHANGED if it is somebody else's."""
@@ -33,7 +35,7 @@ class Owners:
             if held is None or held.server_uid not in ("", owner.server_uid) or epoch_order(held.epoch) > epoch_order(owner.epoch):
                 raise
             await self._send(volume_uid, held, owner)
-        self._set[volume_uid] = owner
+        self._set[volume_uid] = _kept(owner)
 
     async def clear(self, volume_uid: str, server_uid: str) -> None:
         """Return once the volume is not `server_uid`'s; that it is gone, or another's, is as good."""
@@ -52,7 +54,7 @@ class Owners:
                 await self._send(volume_uid, held, Owner())
 
     def forget(self, server_uid: str) -> None:
-        for volume_uid in [uid for uid, owner in self._set.items() if owner.server_uid == server_uid]:
+        for volume_uid in [uid for uid, (owner_uid, _mark) in self._set.items() if owner_uid == server_uid]:
             del self._set[volume_uid]
 
     async def _send(self, volume_uid: str, expected: Owner, owner: Owner) -> None:
@@ -64,6 +66,10 @@ class Owners:
         stamp = session.stamp(_epoch(owner, expected), volume.generation)
         request = SetOwnerRequest(stamp=stamp, uid=volume_uid, pool=pool_reference(pool), expected=expected, owner=owner)
         await session.storage.SetOwner(request, timeout=_COMMAND_S)
+
+
+def _kept(owner: Owner) -> tuple[str, bytes]:
+    return owner.server_uid, serialized(owner)
 
 
 def _epoch(owner: Owner, expected: Owner) -> Epoch | None:
