@@ -5,8 +5,9 @@ It retries nothing: whether a call may be repeated is known only to whoever make
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 import grpc
@@ -46,6 +47,10 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 3000),
     ("grpc.service_config_disable_resolution", 1),
+    # A leader of a cell has a channel to each of a thousand hosts: nobody asks for traces, and buffers of TLS are small.
+    ("grpc.enable_channelz", 0),
+    ("grpc.max_channel_trace_event_memory_per_node", 0),
+    ("grpc.tsi.max_frame_size", 4096),
 )
 
 
@@ -103,26 +108,31 @@ class Channel(grpc.aio.Channel):
     async def channel_ready(self) -> None:
         await self._inner.channel_ready()
 
-    # The generated stubs call these four with the method's path and its two functions; what the multi-callables take and
-    # return is typed by the stubs, so that here nothing is lost by Any.
+    # The generated stubs call these four with the path and the two functions of every method of a service; what the multi-callables
+    # take and return is typed by the stubs, so that here nothing is lost by Any. grpc's own are made by who calls one first: a channel
+    # keeps something of each for good.
     def unary_unary(self, method: str, *functions: Any, **named: Any) -> Any:
-        return _Answered(self._inner.unary_unary(method, *functions, **named), method, self._default_timeout_s)
+        return _Answered(partial(self._inner.unary_unary, method, *functions, **named), method, self._default_timeout_s)
 
     def stream_unary(self, method: str, *functions: Any, **named: Any) -> Any:
-        return _Answered(self._inner.stream_unary(method, *functions, **named), method, self._default_timeout_s)
+        return _Answered(partial(self._inner.stream_unary, method, *functions, **named), method, self._default_timeout_s)
 
     def unary_stream(self, method: str, *functions: Any, **named: Any) -> Any:
-        return _Streamed(self._inner.unary_stream(method, *functions, **named), method)
+        return _Streamed(partial(self._inner.unary_stream, method, *functions, **named), method)
 
     def stream_stream(self, method: str, *functions: Any, **named: Any) -> Any:
-        return _Streamed(self._inner.stream_stream(method, *functions, **named), method)
+        return _Streamed(partial(self._inner.stream_stream, method, *functions, **named), method)
 
 
 class _Answered:
     """Makes calls that have one answer."""
 
-    def __init__(self, inner: Any, method: str, default_timeout_s: float) -> None:
-        self._inner, self._method, self._default_timeout_s = inner, method, default_timeout_s
+    def __init__(self, make: Callable[[], Any], method: str, default_timeout_s: float) -> None:
+        self._make, self._method, self._default_timeout_s = make, method, default_timeout_s
+
+    @cached_property
+    def _inner(self) -> Any:
+        return self._make()
 
     async def __call__(
         self,
@@ -143,8 +153,12 @@ class _Answered:
 class _Streamed:
     """Opens calls that have many answers."""
 
-    def __init__(self, inner: Any, method: str) -> None:
-        self._inner, self._method = inner, method
+    def __init__(self, make: Callable[[], Any], method: str) -> None:
+        self._make, self._method = make, method
+
+    @cached_property
+    def _inner(self) -> Any:
+        return self._make()
 
     def __call__(
         self,
