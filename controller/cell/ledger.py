@@ -65,10 +65,6 @@ class View(Generic[M]):
         entry = self._replica.entries.get(uid)
         return entry.status_revision if entry is not None else 0
 
-    def uid_of(self, name: str) -> str:
-        """Return the uid of the record of that name, or ""."""
-        return self._replica.uid_by_name.get(name, "")
-
     def find(self, index: str, value: str) -> list[M]:
         """Return the records that have `value` in `index`, in no order."""
         return [self.type.FromString(entry.intent + entry.status) for entry in self._replica.find(index, value)]
@@ -103,7 +99,7 @@ class View(Generic[M]):
             self._tell(step)
 
     def _fresh(self) -> Replica[M]:
-        return Replica(self.type, self._keys.records(self.table), self._indexes)
+        return Replica(self.type, self._keys.records(self.table), self._indexes, named=False)
 
     def _tell(self, step: Step) -> None:
         for delta in step.deltas:

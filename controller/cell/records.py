@@ -38,7 +38,7 @@ class Records:
         self.networks = ledger.add(Network)
         self.images = ledger.add(Image, {"pool": lambda image: [image.spec.pool_uid]})
         self.pools = ledger.add(Pool)
-        self.hosts = ledger.add(Host)
+        self.hosts = ledger.add(Host, {"name": lambda host: [host.name]})
         self.events = ledger.add(Event, {"subject": lambda event: [event.subject_uid]})
         self.orders = ledger.add(record_pb2.Order)
         self.obeyed = ledger.add(record_pb2.Obeyed)

@@ -17,7 +17,7 @@ Indexes = Mapping[str, Callable[[M], Iterable[str]]]
 
 
 class Entry(NamedTuple):
-    """A record as a mirror holds it: serialized parts (empty when absent), the revisions that wrote them (0), its index values."""
+    """A record as a mirror holds it: serialized parts (empty when absent), the revisions that wrote them (0)."""
 
     uid: str
     name: str
@@ -27,7 +27,6 @@ class Entry(NamedTuple):
     status_revision: int
     placement: bytes
     placement_revision: int
-    values: tuple[tuple[str, str], ...]
 
     def size(self) -> int:
         return len(self.intent) + len(self.status) + len(self.placement)

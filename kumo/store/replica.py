@@ -45,14 +45,15 @@ class Step:
 class Replica(Generic[M]):
     """Entries by uid and by name, names in order, uids by index value."""
 
-    def __init__(self, message_type: type[M], records_prefix: bytes, indexes: Indexes[M]) -> None:
-        self._type, self._prefix, self._indexes = message_type, records_prefix, indexes
+    def __init__(self, message_type: type[M], records_prefix: bytes, indexes: Indexes[M], *, named: bool = True) -> None:
+        """Unless `named`, entries have no names and none is found by one, which is a fifth of what small records take."""
+        self._type, self._prefix, self._indexes, self._named = message_type, records_prefix, indexes, named
         self.revision = 0
         self.entries: dict[str, Entry] = {}
         self.uid_by_name: dict[str, str] = {}
         self.names: list[str] = []
-        # One uid by itself, as nearly all values have, or several.
-        self._by_index: dict[tuple[str, str], str | dict[str, None]] = {}
+        # By index and value: one uid by itself, as nearly all values have, or several.
+        self._by_index: dict[str, dict[str, str | dict[str, None]]] = {index: {} for index in indexes}
         # Parts whose intent is not there (yet): a status may come first within one load, never within one revision.
         self._orphans: dict[str, Entry] = {}
 
@@ -87,10 +88,10 @@ class Replica(Generic[M]):
         return Step(self.revision, newer.revision, tuple(Delta(old, new) for old, new in pairs if old != new), is_bridge=True)
 
     def find(self, index: str, value: str) -> list[Entry]:
-        return [self.entries[uid] for uid in self._uids((index, value))]
+        return [self.entries[uid] for uid in self._uids(index, value)]
 
     def count(self, index: str, value: str) -> int:
-        return len(self._uids((index, value)))
+        return len(self._uids(index, value))
 
     def by_name(self, name: str) -> Entry | None:
         uid = self.uid_by_name.get(name)
@@ -124,12 +125,10 @@ class Replica(Generic[M]):
             self._replace(sys.intern(uid), part, item.value, item.mod_revision)
 
     def _replace(self, uid: str, part: str, value: bytes, revision: int) -> None:
-        old = self.entries.get(uid) or self._orphans.pop(uid, None) or Entry(uid, "", b"", 0, b"", 0, b"", 0, ())
+        old = self.entries.get(uid) or self._orphans.pop(uid, None) or Entry(uid, "", b"", 0, b"", 0, b"", 0)
         if part == INTENT:
-            message = self._type.FromString(value)
-            new = old._replace(
-                intent=value, intent_revision=revision, name=fields(message).name, values=index_values(message, self._indexes)
-            )
+            name = fields(self._type.FromString(value)).name if self._named else ""
+            new = old._replace(intent=value, intent_revision=revision, name=name)
         elif part == STATUS:
             new = old._replace(status=value, status_revision=revision)
         else:
@@ -139,8 +138,8 @@ class Replica(Generic[M]):
             return
         self.entries[uid] = new
         if part == INTENT:
-            self._reindex(uid, old.values, new.values)
-            if not old.intent_revision:
+            self._reindex(uid, old.intent, value)
+            if self._named and not old.intent_revision:
                 self._add_name(new.name, uid)
 
     def _remove(self, uid: str) -> None:
@@ -148,7 +147,7 @@ class Replica(Generic[M]):
         self._orphans.pop(uid, None)
         if old is None:
             return
-        self._reindex(uid, old.values, ())
+        self._reindex(uid, old.intent, b"")
         if self.uid_by_name.get(old.name) == uid:
             del self.uid_by_name[old.name]
             position = bisect_left(self.names, old.name)
@@ -160,20 +159,27 @@ class Replica(Generic[M]):
             insort(self.names, name)
         self.uid_by_name[name] = uid
 
-    def _reindex(self, uid: str, old: tuple[tuple[str, str], ...], new: tuple[tuple[str, str], ...]) -> None:
-        for pair in set(old) - set(new):
-            uids = self._by_index[pair]
+    def _reindex(self, uid: str, old: bytes, new: bytes) -> None:
+        """What an intent was found by is read out of it again: kept, it would be more than the rest of a small record."""
+        before, after = self._values(old), self._values(new)
+        for index, value in before - after:
+            uids = self._by_index[index][value]
             if isinstance(uids, dict) and len(uids) > 1:
                 del uids[uid]
             else:
-                del self._by_index[pair]
-        for pair in sorted(set(new) - set(old)):
-            uids = self._by_index.setdefault(pair, uid)
+                del self._by_index[index][value]
+        for index, value in sorted(after - before):
+            uids = self._by_index[index].setdefault(value, uid)
             if isinstance(uids, dict):
                 uids[uid] = None
             elif uids != uid:
-                self._by_index[pair] = {uids: None, uid: None}
+                self._by_index[index][value] = {uids: None, uid: None}
 
-    def _uids(self, pair: tuple[str, str]) -> Collection[str]:
-        uids = self._by_index.get(pair, ())
+    def _values(self, intent: bytes) -> frozenset[tuple[str, str]]:
+        if not intent or not self._indexes:
+            return frozenset()
+        return frozenset(index_values(self._type.FromString(intent), self._indexes))
+
+    def _uids(self, index: str, value: str) -> Collection[str]:
+        uids = self._by_index[index].get(value, ())
         return (uids,) if isinstance(uids, str) else uids

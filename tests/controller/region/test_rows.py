@@ -13,7 +13,7 @@ FIELD = ListHostsResponse.DESCRIPTOR.fields_by_name["hosts"]
 
 def entry(text: str, revision: int) -> Entry:
     intent = Host(name=f"hosts/{text}", uid="u").SerializeToString()
-    return Entry("u", f"hosts/{text}", intent, revision, b"", 0, b"", 0, ())
+    return Entry("u", f"hosts/{text}", intent, revision, b"", 0, b"", 0)
 
 
 def show(one: Entry) -> Host:

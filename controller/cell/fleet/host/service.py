@@ -121,8 +121,8 @@ class Hosts(HostsServicer):
 
 
 def _by_name(cell: Cell, name: str) -> Host | None:
-    uid = cell.records.hosts.uid_of(name)
-    return _read(cell, uid) if uid else None
+    found = cell.records.hosts.find("name", name)
+    return _read(cell, found[0].uid) if found else None
 
 
 def _read(cell: Cell, uid: str) -> Host:
