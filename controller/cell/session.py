@@ -198,17 +198,16 @@ class Session:
         """Dial, take in facts until the connection is lost."""
         channel = await self._dial(self.address, self.name)
         try:
-            agents = agent_pb2_grpc.AgentsStub(channel)
             async with handshakes, asyncio.timeout(_DIAL_S):
-                await agents.DescribeHost(agent_pb2.DescribeHostRequest(), timeout=_DIAL_S)
+                await agent_pb2_grpc.AgentsStub(channel).DescribeHost(agent_pb2.DescribeHostRequest(), timeout=_DIAL_S)
             self._channel = channel
-            await self._follow(agents, clock)
+            # No variable: it would hold the stub, of no more use, as long as the connection.
+            await self._follow(agent_pb2_grpc.AgentsStub(channel).WatchFacts(agent_pb2.WatchFactsRequest(term=self._term)), clock)
         finally:
             self._channel = None
             await channel.close(None)
 
-    async def _follow(self, agents: "agent_pb2_grpc.AgentsAsyncStub", clock: Clock) -> None:
-        stream = agents.WatchFacts(agent_pb2.WatchFactsRequest(term=self._term))
+    async def _follow(self, stream: FactStream, clock: Clock) -> None:
         try:
             await self._take_all(stream, clock)
             while True:
