@@ -46,7 +46,7 @@ class Replica(Generic[M]):
     """Entries by uid and by name, names in order, uids by index value."""
 
     def __init__(self, message_type: type[M], records_prefix: bytes, indexes: Indexes[M], *, named: bool = True) -> None:
-        """Unless `named`, entries have no names and none is found by one, which is a fifth of what small records take."""
+        """Unless `named`, entries have no names and none is found by one, which takes less memory."""
         self._type, self._prefix, self._indexes, self._named = message_type, records_prefix, indexes, named
         self.revision = 0
         self.entries: dict[str, Entry] = {}
@@ -160,7 +160,7 @@ class Replica(Generic[M]):
         self.uid_by_name[name] = uid
 
     def _reindex(self, uid: str, old: bytes, new: bytes) -> None:
-        """What an intent was found by is read out of it again: kept, it would be more than the rest of a small record."""
+        """What the old intent was found by is read out of it again, which is seldom; kept, it would take memory for every record."""
         before, after = self._values(old), self._values(new)
         for index, value in before - after:
             uids = self._by_index[index][value]
