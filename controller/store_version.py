@@ -9,7 +9,7 @@ log = get_logger(__name__)
 
 # What is fixed up to here, and what earlier ones lose: docs/decisions/0002-etcd-server.md.
 OLDEST = (3, 5, 28)
-# A server with eight ports is made, and is freed, in one transaction; a project's commits go together up to 400 operations.
+# A server with eight ports is made, and is freed, in one transaction; a project's commits go together up to 1,000 operations.
 OPERATIONS = 1024
 
 

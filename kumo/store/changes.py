@@ -3,7 +3,7 @@
 It knows keys and revisions, not records.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
@@ -84,6 +84,8 @@ class Changes:
         self.written: list[tuple[bytes, bytes]] = []
         self.written_keys: set[bytes] = set()
         self.cleared: list[tuple[bytes, bytes]] = []
+        # Of what is written; the rest is little.
+        self.value_bytes = 0
         self.witness: Witness | None = None
         self.stamped: list[Message] = []
 
@@ -92,6 +94,7 @@ class Changes:
 
     def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
         self.operations.append(ops.put(key, value, lease))
+        self.value_bytes += len(value)
         self.written.append((key, b""))
         self.written_keys.add(key)
 
@@ -110,6 +113,7 @@ class Changes:
         self.written += other.written
         self.written_keys |= other.written_keys
         self.cleared += other.cleared
+        self.value_bytes += other.value_bytes
         self.stamped += other.stamped
         self.witness = self.witness or other.witness
 
@@ -132,6 +136,14 @@ class Changes:
     def cost(self) -> int:
         """What counts against etcd's limit of operations in a transaction."""
         return max(len(self.guards), len(self.operations))
+
+
+def merged(parts: Iterable[Changes]) -> Changes:
+    """Return all of `parts` as one."""
+    together = Changes()
+    for part in parts:
+        together.add(part)
+    return together
 
 
 def _overlap(one: tuple[bytes, bytes], other: tuple[bytes, bytes]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kumo.store.barrier import Barrier
-from kumo.store.changes import Changes, Committed, Found, Refused
+from kumo.store.changes import Changes, Committed, Found, Refused, merged
 from kumo.store.errors import StoreUnreachable, Unknown
 from kumo.store.etcd import rpc_pb2 as pb
 from kumo.store.interface import EtcdClient
@@ -106,9 +106,7 @@ class GroupCommit:
             await self.barrier.settle()
         except Unknown as error:
             raise Unsettled(error.message) from error
-        together = Changes()
-        for part in parts:
-            together.add(part)
+        together = parts[0] if len(parts) == 1 else merged(parts)
         guards, barrier = list(together.guards.values()), self.barrier.compare()
         ranges = {(guard.compare.key, guard.compare.range_end): None for guard in guards}
         looks = [_look(*one) for one in [*ranges, (barrier.key, b"")]]

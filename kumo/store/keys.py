@@ -3,9 +3,7 @@
     record/<table>/<hh>/<uid>/intent|status|placement    the parts of a record, side by side so that one watch sees them together
     name/<table>/<resource name>                         -> uid; held until the record goes
     live/<table>/<uid>                                   there until the record goes or is being deleted
-    index/<table>/<index>/<value>/<uid>
     ref/<target table>/<target uid>/<table>/<uid>        -> name of the record that refers; keeps the target from being deleted
-    owned/<target table>/<target uid>/<table>/<uid>      -> name of the record that goes with the target
     usage/<project uid>/<class>, request/<hh>/<scope>/<id>, lead, incarnation, format, token-key, barrier/<number>
 
 <hh> is two hexadecimal digits of a hash of the uid: a mirror is loaded by 256 bounded ranges, since a page out of etcd costs
@@ -14,7 +12,6 @@ time in proportion to all that lies behind it.
 
 import zlib
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from kumo.errors import InvalidArgument
 
@@ -55,16 +52,13 @@ class Keys:
     def live(self, table: str, uid: str) -> bytes:
         return self.raw(f"live/{table}/{uid}")
 
-    def index(self, table: str, index: str, value: str, uid: str) -> bytes:
-        return self.raw(f"index/{table}/{index}/{quote(value, safe='')}/{uid}")
-
     def references_to(self, target: str, uid: str) -> bytes:
         """The prefix of what refers to one record and keeps it."""
         return self.raw(f"ref/{target}/{uid}/")
 
-    def reference(self, target: tuple[str, str], table: str, uid: str, *, owned: bool) -> bytes:
+    def reference(self, target: tuple[str, str], table: str, uid: str) -> bytes:
         """`target` is a table and a uid."""
-        return self.raw(f"{'owned' if owned else 'ref'}/{target[0]}/{target[1]}/{table}/{uid}")
+        return self.raw(f"ref/{target[0]}/{target[1]}/{table}/{uid}")
 
 
 def split_part(records_prefix: bytes, key: bytes) -> tuple[str, str] | None:

@@ -39,7 +39,13 @@ def nothing_created_after(prefix: bytes, revision: int) -> pb.Compare:
 
 
 def put(key: bytes, value: bytes, lease: int = 0) -> pb.RequestOp:
-    return pb.RequestOp(request_put=pb.PutRequest(key=key, value=value, lease=lease))
+    # By attributes: a message that is handed to another one is copied, and a create has dozens of these.
+    operation = pb.RequestOp()
+    wanted = operation.request_put
+    wanted.key, wanted.value = key, value
+    if lease:
+        wanted.lease = lease
+    return operation
 
 
 def get(key: bytes) -> pb.RequestOp:

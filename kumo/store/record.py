@@ -122,6 +122,17 @@ def serialized(message: Message) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
+def intent_bytes(message: Message) -> bytes:
+    """Return what the key of the intent holds of `message`. A new record has nothing to leave out, and is not copied."""
+    is_whole = not (has(message, "status") and message.HasField("status")) and not (has(message, "etag") and fields(message).etag)
+    return serialized(message if is_whole else intent_of(message))
+
+
+def status_bytes(message: Message) -> bytes:
+    """Return what the key of the status holds of `message`; empty where it has none."""
+    return serialized(status_of(message)) if has(message, "status") and message.HasField("status") else b""
+
+
 def join(message_type: type[M], entry: Entry, etags: Etags) -> M:
     message = message_type.FromString(entry.intent + entry.status + entry.placement)
     stamp(message, etags.of(entry.intent_revision))

@@ -10,6 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from kumo.clock import Clock
 from kumo.errors import Aborted
 from kumo.ids import new_uid
@@ -17,7 +19,7 @@ from kumo.store.history import FellBehind
 from kumo.store.keys import Keys
 from kumo.store.metrics import WATCH_ENDED, WATCHERS
 from kumo.store.mirror import Mirror, OnChange
-from kumo.store.record import Entry, Etags, Indexes, M, Parts, Reference, fields, has, index_values, join, table_name
+from kumo.store.record import Entry, Etags, Indexes, M, Parts, Reference, fields, has, join, table_name
 from kumo.store.replay import follow
 from kumo.store.replica import Step
 from kumo.store.token import Position, Tokens
@@ -177,10 +179,11 @@ class Table(Generic[M]):
         common.uid = common.uid or new_uid()
         if has(record, "generation"):
             common.generation = common.generation or 1
-        now = self._clock.now()
+        now = Timestamp()
+        now.FromDatetime(self._clock.now())
         for name in ("create_time", "update_time"):
             if has(record, name) and not record.HasField(name):
-                getattr(common, name).FromDatetime(now)
+                getattr(common, name).CopyFrom(now)
         return record
 
     def updated(self, old: M, new: M, *, keep_generation: bool) -> M:
@@ -201,21 +204,16 @@ class Table(Generic[M]):
         entry = self.mirror.replica.entries.get(fields(record).uid)
         return entry.intent_revision if entry else -1
 
-    def index_keys(self, record: M | None) -> set[bytes]:
-        if record is None:
-            return set()
-        pairs = index_values(record, self._layout.indexes)
-        return {self._keys.index(self.name, index, value, fields(record).uid) for index, value in pairs}
-
-    def reference_keys(self, record: M | None) -> dict[bytes, Reference]:
+    def references(self, record: M | None) -> dict[tuple[str, str, bool], Reference]:
+        """Return what `record` refers to, each once, by table, uid and whether it is its owner; nothing for None."""
         if record is None or self._layout.references is None:
             return {}
-        uid = fields(record).uid
-        references = [reference for reference in self._layout.references(record) if reference.uid]
-        return {
-            self._keys.reference((table_name(reference.target), reference.uid), self.name, uid, owned=reference.owned): reference
-            for reference in references
-        }
+        found = self._layout.references(record)
+        return {(table_name(one.target), one.uid, one.owned): one for one in found if one.uid}
+
+    def reference_key(self, record: M, reference: Reference) -> bytes:
+        """Return the key by which `record` keeps what it refers to from being deleted."""
+        return self._keys.reference((table_name(reference.target), reference.uid), self.name, fields(record).uid)
 
     def wrote(self, revision: int) -> None:
         """Remember that this process changed the table at `revision`."""

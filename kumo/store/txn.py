@@ -18,7 +18,7 @@ from kumo.store.errors import Conflict, Deposed, ReferencedError, Referrer, Targ
 from kumo.store.etcd import rpc_pb2
 from kumo.store.keys import INTENT, PLACEMENT, STATUS, Keys, check_uid
 from kumo.store.ops import prefix_end
-from kumo.store.record import M, Reference, fields, has, intent_of, serialized, status_of, table_name
+from kumo.store.record import M, Reference, fields, has, intent_bytes, serialized, status_bytes, status_of, table_name
 from kumo.store.term import Term
 
 if TYPE_CHECKING:
@@ -61,16 +61,19 @@ class Txn:
         uid, name = check_uid(fields(record).uid), fields(record).name
         if not name:
             raise InvalidArgument("NAME_MISSING", f"a {table.name} needs a name", field="name")
-        taken = AlreadyExists("ALREADY_EXISTS", f"{name} already exists", fix="choose another name", name=name)
-        intent_key, value = self._keys.part(table.name, uid, INTENT), serialized(intent_of(record))
+
+        def taken(_: Found) -> Exception:
+            return AlreadyExists("ALREADY_EXISTS", f"{name} already exists", fix="choose another name", name=name)
+
+        intent_key, value = self._keys.part(table.name, uid, INTENT), intent_bytes(record)
         name_key, live_key = self._keys.name(table.name, name), self._keys.live(table.name, uid)
-        self.changes.require(ops.create_revision_is(name_key, 0), lambda _: taken)
-        self.changes.require(ops.create_revision_is(intent_key, 0), lambda _: taken)
+        self.changes.require(ops.create_revision_is(name_key, 0), taken)
+        self.changes.require(ops.create_revision_is(intent_key, 0), taken)
         self.changes.put(intent_key, value)
         self.changes.put(name_key, uid.encode())
         self.changes.put(live_key, b"")
         self._created |= {intent_key, live_key}
-        if status := serialized(status_of(record)):
+        if status := status_bytes(record):
             self.changes.put(self._keys.part(table.name, uid, STATUS), status)
         self._move_references(table, None, record)
         self._changed(table, record, Witness(intent_key, 0, value))
@@ -87,10 +90,10 @@ class Txn:
             raise ValueError(f"{name}: a record keeps its name and its uid")
         intent_key, revision = self._keys.part(table.name, uid, INTENT), table.revision_of(old)
         self.changes.require(ops.mod_revision_is(intent_key, revision), lambda _: Conflict(name, name=name))
-        if serialized(intent_of(new)) == serialized(intent_of(old)):
+        if intent_bytes(new) == intent_bytes(old):
             return new
         record = table.updated(old, new, keep_generation=keep_generation)
-        value = serialized(intent_of(record))
+        value = intent_bytes(record)
         self.changes.put(intent_key, value)
         self._move_references(table, old, record)
         if has(record, "delete_time") and record.HasField("delete_time") and not old.HasField("delete_time"):
@@ -216,24 +219,24 @@ class Txn:
         return True
 
     def _move_references(self, table: "Table[M]", old: M | None, new: M | None) -> None:
-        """Bring index and reference keys from those of `old` to those of `new`."""
-        either = new if new is not None else old
-        assert either is not None
-        name = fields(either).name
-        old_indexes, new_indexes = table.index_keys(old), table.index_keys(new)
-        old_references, new_references = table.reference_keys(old), table.reference_keys(new)
-        for key in sorted((old_indexes - new_indexes) | (old_references.keys() - new_references.keys())):
-            self.changes.delete(key)
-        for key in sorted(new_indexes - old_indexes):
-            self.changes.put(key, b"")
-        for key, reference in new_references.items():
-            if key not in old_references:
-                self.changes.put(key, name.encode())
-                self._targets.append((self._keys.live(table_name(reference.target), reference.uid), reference))
+        """Bring reference keys from those of `old` to those of `new`, and have what is newly referred to live."""
+        before, after = table.references(old), table.references(new)
+        if old is not None:
+            for what, reference in before.items():
+                if what not in after and not reference.owned:
+                    self.changes.delete(table.reference_key(old, reference))
+        if new is not None:
+            for what, reference in after.items():
+                if what in before:
+                    continue
+                self._targets.append((self._keys.live(*what[:2]), reference))
+                if not reference.owned:
+                    self.changes.put(table.reference_key(new, reference), fields(new).name.encode())
 
     def _leave(self, table: "Table[M]", record: M) -> None:
         self._leaving.append(_Leaving(self._keys.references_to(table.name, fields(record).uid), fields(record).name))
-        self._leaving_references |= table.reference_keys(record).keys()
+        references = table.references(record).values()
+        self._leaving_references |= {table.reference_key(record, reference) for reference in references if not reference.owned}
 
     async def _guard_referrers(self, leaving: _Leaving) -> None:
         """Require that nothing refers to a leaving record but what leaves with it."""

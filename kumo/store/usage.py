@@ -18,9 +18,11 @@ from kumo.store.plane import Plane
 from kumo.store.txn import Txn
 from kumo.store.v1 import values_pb2
 
-# Kumo has its etcd take 1,024 operations in one transaction (--max-txn-ops). With fewer here a project's commits wait for one another, and
-# with more they all wait for the same one.
-_MOST_OPERATIONS = 400
+# Kumo has its etcd take 1,024 operations in one transaction (--max-txn-ops). While one is under way others gather, so that where etcd is
+# slow it is how many go with the next that decides how fast a project's commits are.
+_MOST_OPERATIONS = 1_000
+# etcd takes 1.5 MiB in a request. Half of that is left for keys and guards.
+_MOST_BYTES = 768 << 10
 # Of how many projects the counters are remembered between commits.
 _MOST_PROJECTS = 4096
 
@@ -107,8 +109,10 @@ class Usage:
             known = queue.known if queue.known is not None else await self._read(project_uid)
             # If the commit raises, nothing is known any more, and the next one reads anew.
             queue.known = None
-            members, sums = _batch(queue, known)
-            result = await self._plane.send(self._changes(project_uid, members, known, sums)) if members else Committed(0)
+            members, sums, together = _batch(queue, known)
+            if members:
+                self._count(together, project_uid, known, sums)
+            result = await self._plane.send(together) if members else Committed(0)
         except Error as error:
             if not members:
                 members = list(queue.waiting)
@@ -123,15 +127,12 @@ class Usage:
             return
         self._refused(project_uid, queue, members, result)
 
-    def _changes(self, project_uid: str, members: list[_Member], known: Mapping[str, _Counter], sums: Mapping[str, int]) -> Changes:
-        together = Changes()
-        for member in members:
-            together.add(member.txn.changes)
+    def _count(self, together: Changes, project_uid: str, known: Mapping[str, _Counter], sums: Mapping[str, int]) -> None:
+        """Have `together` set the counters to `sums`, as long as they are what is known."""
         for kind, amount in sums.items():
             key = self._plane.keys.raw(_key(project_uid, kind))
             together.require(ops.mod_revision_is(key, known.get(kind, _NONE).revision), lambda _: Conflict(f"usage of {project_uid}"))
             together.put(key, values_pb2.Usage(amount=amount).SerializeToString())
-        return together
 
     def _refused(self, project_uid: str, queue: _Queue, members: list[_Member], result: Refused) -> None:
         """Tell those whose own guards failed; the others go again, with the counters read anew."""
@@ -151,17 +152,16 @@ class Usage:
         return {kind: _Counter(values_pb2.Usage.FromString(item.value).amount, item.mod_revision) for kind, item in items.items()}
 
 
-def _batch(queue: _Queue, known: Mapping[str, _Counter]) -> tuple[list[_Member], dict[str, int]]:
-    """Take from the queue what fits into one transaction; refuse what its check refuses. Return it with the new sums."""
+def _batch(queue: _Queue, known: Mapping[str, _Counter]) -> tuple[list[_Member], dict[str, int], Changes]:
+    """Take from the queue what fits into one transaction; refuse what its check refuses. Return it with the new sums, and as one."""
     members: list[_Member] = []
     sums: dict[str, int] = {}
     together = Changes()
-    cost = 0
     while queue.waiting:
         member = queue.waiting[0]
         changes = member.txn.changes
         # What looks at what another one writes comes with the next transaction, and finds it changed.
-        if members and (cost + changes.cost > _MOST_OPERATIONS or not changes.may_follow(together)):
+        if members and not (_fits(together, changes, len(sums.keys() | member.deltas.keys())) and changes.may_follow(together)):
             break
         queue.waiting.popleft()
         after = {kind: sums.get(kind, known.get(kind, _NONE).amount) + delta for kind, delta in member.deltas.items()}
@@ -174,8 +174,12 @@ def _batch(queue: _Queue, known: Mapping[str, _Counter]) -> tuple[list[_Member],
         members.append(member)
         sums |= after
         together.add(changes)
-        cost += changes.cost + len(member.deltas)
-    return members, sums
+    return members, sums, together
+
+
+def _fits(together: Changes, more: Changes, counters: int) -> bool:
+    """Return whether etcd takes both and so many counters in one transaction."""
+    return together.cost + more.cost + counters <= _MOST_OPERATIONS and together.value_bytes + more.value_bytes <= _MOST_BYTES
 
 
 def _explained(member: _Member, failed: tuple[Guard, Found]) -> Exception:

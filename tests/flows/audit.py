@@ -55,13 +55,9 @@ def _keys(region: Store) -> Iterable[Finding]:
     for pieces, _ in region.below("live"):
         if (pieces[0], pieces[1]) not in there:
             yield Finding(Kind.LIVE_KEY_WITHOUT_RECORD, pieces[1])
-    for pieces, _ in region.below("index"):
-        if (pieces[0], pieces[-1]) not in there:
-            yield Finding(Kind.INDEX_WITHOUT_RECORD, pieces[-1])
-    for folder in ("ref", "owned"):
-        for pieces, _ in region.below(folder):
-            if not {(pieces[0], pieces[1]), (pieces[2], pieces[3])} <= there:
-                yield Finding(Kind.REFERENCE_WITHOUT_RECORD, pieces[3])
+    for pieces, _ in region.below("ref"):
+        if not {(pieces[0], pieces[1]), (pieces[2], pieces[3])} <= there:
+            yield Finding(Kind.REFERENCE_WITHOUT_RECORD, pieces[3])
     parts = {(pieces[0], pieces[2]) for pieces, _ in region.below("record") if len(pieces) == 4}
     for table, uid in parts - there:
         yield Finding(Kind.STATUS_WITHOUT_INTENT, f"{table} {uid}")

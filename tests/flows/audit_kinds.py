@@ -13,7 +13,6 @@ class Kind(StrEnum):
     RECORD_WITHOUT_NAME = auto()
     NAME_WITHOUT_RECORD = auto()
     LIVE_KEY_WITHOUT_RECORD = auto()
-    INDEX_WITHOUT_RECORD = auto()
     REFERENCE_WITHOUT_RECORD = auto()
     STATUS_WITHOUT_INTENT = auto()
     PORT_WITHOUT_ADDRESS = auto()

@@ -151,7 +151,6 @@ def _in_region(garden: Garden) -> None:
     keys = {
         Kind.NAME_WITHOUT_RECORD: "name/server/projects/default/servers/{0}",
         Kind.LIVE_KEY_WITHOUT_RECORD: "live/server/{0}",
-        Kind.INDEX_WITHOUT_RECORD: "index/port/server/nobody/{0}",
         Kind.REFERENCE_WITHOUT_RECORD: "ref/flavor/nothing/server/{0}",
         Kind.STATUS_WITHOUT_INTENT: "record/flavor/00/{0}/status",
         Kind.ADDRESS_WITHOUT_PORT: f"address/{port.spec.subnet_uid}/10.0.255.99",

@@ -6,6 +6,7 @@ A subnet keeps for itself its first and last address, the gateway, and the addre
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from kumo.errors import InvalidArgument
@@ -22,11 +23,11 @@ class Range:
     network: IPv4Network
     gateway: IPv4Address
 
-    @property
+    @cached_property
     def reserved(self) -> frozenset[IPv4Address]:
         return frozenset({self.network.network_address, self.network.broadcast_address, self.gateway})
 
-    @property
+    @cached_property
     def count(self) -> int:
         """How many addresses ports can have."""
         return self.network.num_addresses - len(self.reserved)
@@ -35,6 +36,7 @@ class Range:
         return address in self.network and address not in self.reserved
 
 
+@lru_cache(maxsize=4096)  # each port of a network asks for the same few
 def parse_range(cidr: str, gateway: str) -> Range:
     """Raises InvalidArgument, naming the field, if these cannot be the range and the gateway of a subnet."""
     network = IPv4Network(cidr, strict=False)

@@ -39,14 +39,7 @@ class Allocator:
         spec.subnet, spec.subnet_uid, spec.address = subnet.name, subnet.uid, str(address)
         spec.prefix_length = range_of(subnet).network.prefixlen
         spec.mac = mac_of(seed)
-        taken = FailedPrecondition(
-            "ADDRESS_TAKEN",
-            f"{address} on {subnet.name} is taken",
-            field=f"{field}.spec.address",
-            fix="ask for another one, or for none",
-            address=str(address),
-        )
-        self._take(address_key(port), port.uid, taken if is_asked else None)
+        self._take(address_key(port), port.uid, _taken(subnet, address, field) if is_asked else None)
         self._take(mac_key(port), port.uid, None)
 
     async def _subnets(self, port: Port, network: Network, field: str) -> list[Subnet]:
@@ -101,6 +94,16 @@ class Allocator:
         self._given.add(key)
         self._txn.require_absent(key, taken)
         self._txn.put(key, uid.encode())
+
+
+def _taken(subnet: Subnet, address: IPv4Address, field: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        "ADDRESS_TAKEN",
+        f"{address} on {subnet.name} is taken",
+        field=f"{field}.spec.address",
+        fix="ask for another one, or for none",
+        address=str(address),
+    )
 
 
 def _asked(port: Port, subnets: list[Subnet], field: str) -> tuple[Subnet, IPv4Address]:

@@ -33,6 +33,21 @@ async def test_commits_of_one_project_go_together_and_are_all_counted(etcd: Etcd
         assert await plane.revision() - before < 20
 
 
+async def test_commits_that_are_large_together_go_in_requests_that_etcd_takes(plane: Plane) -> None:
+    async with plane:
+        usage = Usage(plane)
+
+        async def one(number: int) -> None:
+            txn = plane.txn()
+            txn.put(f"large/{number}", bytes(300 << 10))
+            await usage.commit(txn, "p", {"things": 1})
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(12):
+                tasks.create_task(one(number))
+        assert await usage.of("p") == {"things": 12}
+
+
 async def test_one_that_is_refused_does_not_take_others_with_it(plane: Plane) -> None:
     table = things(plane)
     async with plane:
