@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from controller.cell.events import EventWriter, Happened, Subject
 from controller.cell.ledger import INTENT, STATUS, Ledger, View
 from kumo.api.fleet.v1.event_pb2 import Event
-from kumo.store.record import M, serialized
+from kumo.store.record import M, fields, serialized
 
 
 class Reporter:
@@ -30,8 +30,11 @@ class Reporter:
         change = self._ledger.change()
         change.guard(view.type, uid, INTENT, entry.intent_revision)
         change.put(part, STATUS, replaces=entry.status_revision)
-        for one in happened:
-            self.events.add(change, Subject(entry.name, uid), one, now)
+        if happened:
+            # The ledger finds nothing by its name, and so keeps none.
+            subject = Subject(fields(view.type.FromString(entry.intent)).name, uid)
+            for one in happened:
+                self.events.add(change, subject, one, now)
         await self._ledger.commit(change)
         return True
 
