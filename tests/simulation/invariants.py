@@ -145,6 +145,9 @@ class Judge:
                 if found is not None:
                     return f"{name} was deleted and is still there, {Server.State.Name(found.status.state)}"
                 continue
+            stored = self.world.data.items.get(f"{_REGION}name/server/{PROJECT}/servers/{name}".encode())
+            if (found is None or found.uid != left.uid) and stored is not None and stored.value.decode() == left.uid:
+                return f"{name} was created, and the controller that was asked has yet to see it"
             if found is None or found.uid != left.uid:
                 raise Broken(f"{name} was created and never deleted, and is not there")
             state = Server.ACTIVE if left.running else Server.STOPPED

@@ -28,7 +28,7 @@ async def test_a_full_store_says_so_and_takes_writes_again_by_itself(is_leading:
             async with plane:
                 await create(plane, table, thing("a/1"))
                 with pytest.raises(StoreFull) as refusal:
-                    for _ in range(40):
+                    for _ in range(200):  # etcd learns of its size a moment later
                         await etcd.txn(success=[ops.put(b"/full/ballast", bytes(1_000_000))])
                 assert isinstance(refusal.value, Unavailable) and refusal.value.reason == "STORE_FULL"
                 with pytest.raises(StoreFull):
