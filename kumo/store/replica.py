@@ -126,8 +126,9 @@ class Replica(Generic[M]):
 
     def _replace(self, uid: str, part: str, value: bytes, revision: int) -> None:
         old = self.entries.get(uid) or self._orphans.pop(uid, None) or Entry(uid, "", b"", 0, b"", 0, b"", 0)
-        if part == INTENT:
-            name = fields(self._type.FromString(value)).name if self._named else ""
+        message = self._type.FromString(value) if part == INTENT else None
+        if message is not None:
+            name = fields(message).name if self._named else ""
             new = old._replace(intent=value, intent_revision=revision, name=name)
         elif part == STATUS:
             new = old._replace(status=value, status_revision=revision)
@@ -137,8 +138,8 @@ class Replica(Generic[M]):
             self._orphans[uid] = new
             return
         self.entries[uid] = new
-        if part == INTENT:
-            self._reindex(uid, old.intent, value)
+        if message is not None:
+            self._reindex(uid, old.intent, message)
             if self._named and not old.intent_revision:
                 self._add_name(new.name, uid)
 
@@ -147,7 +148,7 @@ class Replica(Generic[M]):
         self._orphans.pop(uid, None)
         if old is None:
             return
-        self._reindex(uid, old.intent, b"")
+        self._reindex(uid, old.intent, None)
         if self.uid_by_name.get(old.name) == uid:
             del self.uid_by_name[old.name]
             position = bisect_left(self.names, old.name)
@@ -159,9 +160,12 @@ class Replica(Generic[M]):
             insort(self.names, name)
         self.uid_by_name[name] = uid
 
-    def _reindex(self, uid: str, old: bytes, new: bytes) -> None:
+    def _reindex(self, uid: str, old: bytes, new: M | None) -> None:
         """What the old intent was found by is read out of it again, which is seldom; kept, it would take memory for every record."""
-        before, after = self._values(old), self._values(new)
+        if not self._indexes:
+            return
+        before = self._values(self._type.FromString(old) if old else None)
+        after = self._values(new)
         for index, value in before - after:
             uids = self._by_index[index][value]
             if isinstance(uids, dict) and len(uids) > 1:
@@ -175,10 +179,8 @@ class Replica(Generic[M]):
             elif uids != uid:
                 self._by_index[index][value] = {uids: None, uid: None}
 
-    def _values(self, intent: bytes) -> frozenset[tuple[str, str]]:
-        if not intent or not self._indexes:
-            return frozenset()
-        return frozenset(index_values(self._type.FromString(intent), self._indexes))
+    def _values(self, message: M | None) -> frozenset[tuple[str, str]]:
+        return frozenset(index_values(message, self._indexes)) if message is not None else frozenset()
 
     def _uids(self, index: str, value: str) -> Collection[str]:
         uids = self._by_index[index].get(value, ())
