@@ -78,10 +78,17 @@ class Domain:
     start_time: datetime | None = None
     # How it runs, or would.
     virt_type: str = ""
+    # The hypervisor is not done with setting its process up: it may give the process up yet, and the disks are not all open.
+    starting: bool = False
     # It has a process that waits for resume().
     paused: bool = False
     # The process stands still because a disk did not take what it wrote; resume() has it try again.
     halted: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether its guest was let run."""
+        return self.process is not None and not self.starting and not self.paused
 
 
 @dataclass(frozen=True)

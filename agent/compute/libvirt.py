@@ -38,7 +38,7 @@ _USAGE = libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON |
 # A guest that another call holds, or that hangs, is left out of it: one does not make all wait.
 _USAGE_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_RUNNING | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 # Whoever paused it, it shall run; a guest that stopped at an error of its disk is another matter.
-_RESUMABLE = (libvirt.VIR_DOMAIN_PAUSED_USER, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, libvirt.VIR_DOMAIN_PAUSED_UNKNOWN)
+_RESUMABLE = (libvirt.VIR_DOMAIN_PAUSED_USER, libvirt.VIR_DOMAIN_PAUSED_UNKNOWN)
 
 
 class LibvirtHypervisor:
@@ -237,6 +237,8 @@ class LibvirtHypervisor:
             process,
             self._processes.start_time(process),
             owner.virt_type,
+            # A libvirtd that finds it so when it comes back ends it.
+            starting=state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
             paused=state == libvirt.VIR_DOMAIN_PAUSED and reason in _RESUMABLE,
             halted=state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR,
         )

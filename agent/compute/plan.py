@@ -23,9 +23,10 @@ DISK_TRIED_S = 2.0
 STANDS_STILL = "the guest stands still: a disk does not take what it writes"
 
 # Why nothing can be done at present.
-PROCESS_LINGERS, RESTARTING, PORTS_NOT_READY, DISK_NOT_OWNED, DISK_REFUSES, STOPPING = (
+PROCESS_LINGERS, RESTARTING, STARTING, PORTS_NOT_READY, DISK_NOT_OWNED, DISK_REFUSES, STOPPING = (
     "PROCESS_LINGERS",
     "RESTARTING",
+    "STARTING",
     "PORTS_NOT_READY",
     "DISK_NOT_OWNED",
     "DISK_REFUSES",
@@ -224,6 +225,9 @@ def _towards_running(asked: Asked, world: World, process: Process | None, reboot
         if world.restart_in_s > 0 and not reboots.begun:
             return Wait(RESTARTING, f"the guest ended by itself; it is started again in {world.restart_in_s:.0f} s", world.restart_in_s)
         return _start(world)
+    if world.domain is not None and world.domain.starting:
+        # Who has its disks open is not known before they are, and the hypervisor may give it up instead.
+        return Wait(STARTING, "its process is being set up", 1.0)
     if world.clients_of != process:
         return KeepClients(process)
     if world.domain is not None and (world.domain.paused or world.domain.halted):

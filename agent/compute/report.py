@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agent.compute.driver import Domain
-from agent.compute.plan import DISK_NOT_OWNED, DISK_REFUSES, PORTS_NOT_READY, RESTARTING, STANDS_STILL, Define, Step, Wait, World
+from agent.compute.plan import DISK_NOT_OWNED, DISK_REFUSES, PORTS_NOT_READY, RESTARTING, STANDS_STILL, STARTING, Define, Step, Wait, World
 from kumo.api.agent.v1.compute_pb2 import DesiredServer, ServerFacts
 from kumo.api.type.v1.condition_pb2 import Condition
 from kumo.api.type.v1.stamp_pb2 import Stamp
@@ -96,7 +96,7 @@ def _defined(situation: Situation) -> Said:
 
 def _started(desired: DesiredServer, situation: Situation) -> Said:
     domain, step, error = situation.world.domain, situation.step, situation.error
-    running = domain is not None and domain.process is not None
+    running = domain is not None and domain.runs
     if error is not None:
         return Said(
             running, error.reason, "the host could not do the next step yet; it tries again", operator_message=f"{step}: {error.message}"
@@ -109,11 +109,11 @@ def _started(desired: DesiredServer, situation: Situation) -> Said:
         if step.reason == DISK_NOT_OWNED:
             return Said(running, step.reason, "a disk of the server is not its own at present", operator_message=step.message)
         return Said(running, step.reason, step.message, fix)
-    if running and domain is not None and not domain.paused:
+    if running:
         return Said(True, "RUNNING", "a process runs")
     if not desired.running:
         return Said(False, "STOPPED", "it shall not run")
-    return Said(False, "STARTING", "it is being started")
+    return Said(False, STARTING, "it is being started")
 
 
 def _ports_ready(situation: Situation) -> Said:

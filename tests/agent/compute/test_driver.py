@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import libvirt
@@ -10,7 +10,7 @@ import pytest
 
 from agent.compute.driver import Definition
 from agent.compute.fake import FakeHypervisor
-from kumo.errors import NotFound
+from kumo.errors import NotFound, Unavailable
 from tests.agent.compute.conftest import Bench, running_bench
 from tests.libvirt_host import LibvirtHost
 
@@ -188,6 +188,47 @@ async def test_the_agent_finds_libvirt_again_when_it_comes_back(libvirt_host: Li
         await bench.until("libvirt is back", back)
         assert (await bench.running(definition.uid)).process == process
         await bench.hypervisor.cut_power(definition.uid)
+
+
+async def test_a_process_that_is_being_set_up_is_told_apart_and_ended_by_a_libvirtd_that_comes_back(
+    libvirt_host: LibvirtHost, tmp_path: Path
+) -> None:
+    async with running_bench("libvirt", libvirt_host, tmp_path) as bench:
+        definition = bench.definition()
+        await bench.hypervisor.define(definition)
+        starting = asyncio.ensure_future(bench.hypervisor.start(definition))
+        pid = await executed(libvirt_host, definition.uid)
+        libvirt_host.kill(pid, signal.SIGSTOP)
+        bench.changes.clear()
+        libvirt_host.kill_libvirtd()
+        with pytest.raises(Unavailable):
+            await starting
+
+        async def back() -> bool:
+            return bench.changes.count(None) >= 2
+
+        await bench.until("libvirt is back", back)
+        domain = await bench.running(definition.uid)
+        assert domain.process is not None and domain.process.pid == pid
+        assert domain.starting and not domain.paused and not domain.runs
+        libvirt_host.kill(pid, signal.SIGCONT)
+
+        async def ended() -> bool:
+            seen = await bench.hypervisor.look(definition.uid)
+            return seen is not None and seen.process is None
+
+        await bench.until("the process is given up", ended)
+
+
+async def executed(host: LibvirtHost, uid: str) -> int:
+    """Return the pid that libvirt wrote down for a server, once QEMU runs under it."""
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(FileNotFoundError, ValueError, ProcessLookupError):
+                pid = int((host.run_directory / "qemu" / f"{uid}.pid").read_text())
+                if (host.proc / str(pid) / "comm").read_text().startswith("qemu-system"):
+                    return pid
+            await asyncio.sleep(0.001)
 
 
 async def test_a_hung_guest_holds_up_nobody_and_its_power_can_be_cut(libvirt_host: LibvirtHost, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from agent.compute.plan import (
     DISK_REFUSES,
     DISK_TRIED_S,
     GRACE_S,
+    STARTING,
     TRY_DISK_S,
     Asked,
     AskToStop,
@@ -227,6 +228,18 @@ def test_a_deaf_guest_has_its_power_cut_after_its_grace_and_not_before() -> None
 def test_the_pause_before_a_restart_grows_and_has_an_end(ended_early: int) -> None:
     assert restart_delay_s(0) == 0
     assert restart_delay_s(ended_early) <= restart_delay_s(ended_early + 1) <= 300
+
+
+def test_a_process_that_is_being_set_up_is_left_alone_until_its_disks_are_open_but_not_when_it_shall_go() -> None:
+    process = Process("boot", 1, 1)
+    domain = Domain("u", 1, (1, 1), "d1", process, starting=True)
+    world = World(domain, Reboots(0), guest_files=True)
+    asked = Asked("d1", running=True, reboots=0, hard=True)
+    said = plan(asked, world)
+    assert isinstance(said, Wait) and said.reason == STARTING and said.again_s is not None
+    assert plan(asked, replace(world, domain=replace(domain, starting=False, paused=True))) == KeepClients(process)
+    for other in (None, replace(asked, running=False)):
+        assert plan(other, world) == CutPower()
 
 
 @given(st.floats(0.1, TRY_DISK_S))

@@ -17,7 +17,8 @@ from kumo.errors import Error
 
 # What the agent knows better than anybody; said on as it says it.
 _OF_AGENT = ("GuestReady", "DiskOwned")
-_POWER = {ServerFacts.RUNNING: Server.RUNNING, ServerFacts.OFF: Server.OFF}
+# What a host says of a server that it has.
+_KNOWN = frozenset({ServerFacts.RUNNING, ServerFacts.OFF})
 _TAP_LOST = "TAP_LOST"
 # A guest stands still at a disk that is full.
 _DISK_REFUSES = "DISK_REFUSES"
@@ -45,17 +46,27 @@ def state(seen: Seen) -> Server.State.ValueType:
     if any(volume.status.state == Volume.FAILED for volume, _pool in seen.parts.disks):
         return Server.FAILED
     facts, spec, before = seen.facts, seen.server.spec, seen.server.status
-    if facts is None or facts.power not in _POWER:
+    if facts is None or facts.power not in _KNOWN:
         was_made = before.HasField("start_time") and before.state not in (Server.STATE_UNSPECIFIED, Server.DELETING)
         return before.state if was_made else Server.CREATING
     wants_running = spec.power != Server.OFF
     if facts.power == ServerFacts.RUNNING:
         if not wants_running:
             return Server.STOPPING
-        return Server.REBOOTING if spec.reboots > facts.reboots else Server.ACTIVE
-    if not wants_running:
+        if spec.reboots > facts.reboots:
+            return Server.REBOOTING
+        if _runs(facts):
+            return Server.ACTIVE
+    elif not wants_running:
         return Server.STOPPED
     return Server.STARTING if before.HasField("start_time") else Server.CREATING
+
+
+def _runs(facts: ServerFacts) -> bool:
+    """Return whether the guest was let run. A process that is only being set up may be given up, and another comes in its place."""
+    started = next((one for one in facts.conditions if one.type == "Started"), None)
+    is_held_back = started is not None and started.status == Condition.FALSE and started.reason != _DISK_REFUSES
+    return facts.power == ServerFacts.RUNNING and not is_held_back
 
 
 def derive(seen: Seen, now: datetime) -> Server:
@@ -68,11 +79,12 @@ def derive(seen: Seen, now: datetime) -> Server:
     status.power, status.reboots, status.virt_type = before.power, before.reboots, before.virt_type
     if before.HasField("start_time"):
         status.start_time.CopyFrom(before.start_time)
-    if seen.facts is not None and seen.facts.power in _POWER:
-        status.power, status.reboots = _POWER[seen.facts.power], seen.facts.reboots
-        status.virt_type = seen.facts.virt_type or before.virt_type
-        if seen.facts.HasField("start_time"):
-            status.start_time.CopyFrom(seen.facts.start_time)
+    if seen.facts is not None and seen.facts.power in _KNOWN:
+        status.power, status.reboots = Server.RUNNING if _runs(seen.facts) else Server.OFF, seen.facts.reboots
+        if _runs(seen.facts):
+            status.virt_type = seen.facts.virt_type or before.virt_type
+            if seen.facts.HasField("start_time"):
+                status.start_time.CopyFrom(seen.facts.start_time)
     for port, _network in seen.parts.ports:
         status.addresses.add(port=port.name, network=port.spec.network, address=port.spec.address, mac=port.spec.mac)
     if seen.placement is not None and seen.placement.host_uid:
@@ -116,7 +128,7 @@ def _of_host(seen: Seen) -> list[Said]:
         was_known = [kind for kind in ("Started", *_OF_AGENT) if kind in before or kind in reported]
         return [Said(kind, None, "HOST_SILENT", "its host does not answer, so that this is not known now") for kind in was_known]
     stands_still = "Started" in reported and reported["Started"].reason == _DISK_REFUSES
-    if seen.facts is not None and seen.facts.power == ServerFacts.RUNNING and not stands_still:
+    if seen.facts is not None and _runs(seen.facts) and not stands_still:
         started = Said("Started", True, "RUNNING", "the server runs")
     elif "Started" in reported:
         started = from_agent(reported["Started"])

@@ -290,7 +290,7 @@ class ServerFacts(_message.Message):
     uid: _builtins.str
     """The server."""
     power: Global___ServerFacts.Power.ValueType
-    """Whether a process runs."""
+    """Whether there is a process. Whether its guest was let run is what the condition Started says: until then it may be given up."""
     settled: _builtins.bool
     """Whether all that was asked under `held` is so."""
     reboots: _builtins.int

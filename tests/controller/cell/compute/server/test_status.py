@@ -83,6 +83,33 @@ def test_a_server_without_room_says_what_the_scheduler_said() -> None:
     assert status.state == Server.CREATING
 
 
+def test_a_process_that_was_not_let_run_makes_no_server_active_nor_is_its_start_told() -> None:
+    server = Server(name="projects/p/servers/s", uid="u", generation=1)
+    placement = Placement(uid="u", host_uid="h", host="h1", epoch=Epoch(cell=1, host=1))
+    facts = ServerFacts(uid="u", power=ServerFacts.RUNNING, virt_type="kvm")
+    facts.start_time.FromDatetime(_NOW)
+    facts.conditions.add(type="Started", status=Condition.FALSE, reason="STARTING", message="its process is being set up")
+
+    def report() -> Server.Status:
+        return derive(Seen(server, False, placement, facts, True, Parts(), (), None), _NOW).status
+
+    def started(status: Server.Status) -> Condition:
+        return next(one for one in status.conditions if one.type == "Started")
+
+    waiting = report()
+    assert (waiting.state, waiting.power, waiting.HasField("start_time")) == (Server.CREATING, Server.OFF, False)
+    assert (started(waiting).status, started(waiting).reason) == (Condition.FALSE, "STARTING")
+    facts.conditions[0].status, facts.conditions[0].reason = Condition.TRUE, "RUNNING"
+    running = report()
+    assert (running.state, running.power, running.start_time) == (Server.ACTIVE, Server.RUNNING, facts.start_time)
+    # It stands still, but has begun.
+    facts.conditions[0].status, facts.conditions[0].reason = Condition.FALSE, "DISK_REFUSES"
+    assert report().state == Server.ACTIVE and started(report()).status == Condition.FALSE
+    facts.conditions[0].reason = "STARTING"
+    server.spec.power = Server.OFF
+    assert report().state == Server.STOPPING
+
+
 def test_what_only_a_host_knows_is_not_known_while_it_is_silent_and_that_it_is_known_again_is_no_news() -> None:
     server = Server(name="projects/p/servers/s", uid="u", generation=1)
     server.status.state = Server.ACTIVE
