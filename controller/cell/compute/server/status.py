@@ -45,10 +45,9 @@ def state(seen: Seen) -> Server.State.ValueType:
         return Server.DELETING
     if any(volume.status.state == Volume.FAILED for volume, _pool in seen.parts.disks):
         return Server.FAILED
-    facts, spec, before = seen.facts, seen.server.spec, seen.server.status
+    facts, spec = seen.facts, seen.server.spec
     if facts is None or facts.power not in _KNOWN:
-        was_made = before.HasField("start_time") and before.state not in (Server.STATE_UNSPECIFIED, Server.DELETING)
-        return before.state if was_made else Server.CREATING
+        return _unseen_state(seen.server)
     wants_running = spec.power != Server.OFF
     if facts.power == ServerFacts.RUNNING:
         if not wants_running:
@@ -59,7 +58,21 @@ def state(seen: Seen) -> Server.State.ValueType:
             return Server.ACTIVE
     elif not wants_running:
         return Server.STOPPED
-    return Server.STARTING if before.HasField("start_time") else Server.CREATING
+    return Server.STARTING if seen.server.status.HasField("start_time") else Server.CREATING
+
+
+def _unseen_state(server: Server) -> Server.State.ValueType:
+    """Return what is so while no host says so: what was seen last, but never that what was asked since is done."""
+    spec, before = server.spec, server.status
+    if not before.HasField("start_time") or before.state in (Server.STATE_UNSPECIFIED, Server.DELETING):
+        return Server.CREATING
+    if spec.power == Server.OFF:
+        return Server.STOPPING if before.state in (Server.ACTIVE, Server.STARTING, Server.REBOOTING) else before.state
+    if before.state in (Server.STOPPED, Server.STOPPING):
+        return Server.STARTING
+    if before.state == Server.ACTIVE and spec.reboots > before.reboots:
+        return Server.REBOOTING
+    return before.state
 
 
 def _runs(facts: ServerFacts) -> bool:

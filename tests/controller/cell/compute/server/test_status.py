@@ -61,6 +61,16 @@ def test_a_server_is_active_only_while_its_process_runs_and_shall(seen: Seen) ->
 
 
 @given(seen())
+def test_what_was_asked_is_not_called_done_by_one_who_has_not_heard_the_host(seen: Seen) -> None:
+    """A leader that has just begun sees no facts yet, and says that it has seen the newest generation."""
+    server, unheard = seen.server, seen.facts is None or seen.facts.power not in (ServerFacts.RUNNING, ServerFacts.OFF)
+    if unheard and not seen.is_leaving:
+        said = state(seen)
+        assert said != Server.ACTIVE or (server.spec.power == Server.RUNNING and server.spec.reboots <= server.status.reboots)
+        assert said != Server.STOPPED or server.spec.power == Server.OFF
+
+
+@given(seen())
 def test_a_server_that_shall_go_is_being_deleted_whatever_else_is_so(seen: Seen) -> None:
     assert (state(seen) == Server.DELETING) == seen.is_leaving
 
