@@ -1,6 +1,7 @@
 """The standard methods, once for every noun: get, list, watch, update and delete. What is a noun's own, it adds in its own file.
 
 A read is answered from this process's mirror; a mutation returns once that mirror shows it, so that callers read what they wrote.
+One that has nothing to change, or nothing it could change, asks the store whether that is so: the mirror may be behind.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -121,13 +122,15 @@ class Standard(Generic[M]):
     async def update(self, request: Any, _context: Context) -> M:
         wanted: Any = getattr(request, self.word)
         for attempt in range(1, ATTEMPTS + 1):
-            old = await self.read(wanted.name, field=f"{self.word}.name")
+            old = await self.read_to_change(wanted.name, field=f"{self.word}.name")
             self.require_etag(old, wanted.etag)
             self.require_alive(old)
             new = type(old)()
             new.CopyFrom(old)
             if not mask.apply(new, wanted, request.update_mask.paths, self.changeable, self.word):
-                return self.shown(old)
+                if await self._is_current(old, attempt):
+                    return self.shown(old)
+                continue
             txn = self.region.plane.txn()
             await self.before_update(txn, old, new)
             stored = txn.update_intent(self.table, old, new)
@@ -138,10 +141,12 @@ class Standard(Generic[M]):
 
     async def delete(self, request: Any, _context: Context) -> M:
         for attempt in range(1, ATTEMPTS + 1):
-            old: Any = await self.read(request.name)
+            old: Any = await self.read_to_change(request.name)
             self.require_etag(old, request.etag)
             if old.HasField("delete_time"):
-                return self.shown(old)
+                if await self._is_current(old, attempt):
+                    return self.shown(old)
+                continue
             _require_unowned(old, self.word)
             txn = self.region.plane.txn()
             deleted = await self.begin_end(txn, old)
@@ -175,6 +180,13 @@ class Standard(Generic[M]):
         if record is None:
             raise access.not_found(name, self.word, field=field)
         return record
+
+    async def read_to_change(self, name: str, *, field: str = "name") -> M:
+        """Return the record likewise; one that is not known here may have been made just now by another controller."""
+        access.require_reach(name, self.word, field=field)
+        if await self.table.get(name) is None:
+            await self.table.mirror.wait(await self.region.plane.revision())
+        return await self.read(name, field=field)
 
     def shown(self, record: M) -> M:
         return present(record, self.region.silent())
@@ -227,6 +239,12 @@ class Standard(Generic[M]):
         except ReferencedError as error:
             raise _in_use(error, self.word) from error
         return True
+
+    async def _is_current(self, record: M, attempt: int) -> bool:
+        """Return whether the store has `record` as it was read: of another one that has its name by now, it says nothing."""
+        txn = self.region.plane.txn()
+        txn.update_intent(self.table, record, record)
+        return await self.committed(txn, attempt)
 
     def _scope(self, request: Any) -> access.Scope:
         parent: str = request.parent if "parent" in request.DESCRIPTOR.fields_by_name else ""

@@ -10,6 +10,7 @@ from typing import Any
 import agent.stamps
 import controller.cell.ledger
 import controller.region.cells.ends
+import controller.region.standard
 import kumo.loop
 import kumo.store.commit
 import kumo.store.group
@@ -106,6 +107,14 @@ MUTANTS = (
         "_free",
         "usage[kind] = usage.get(kind, 0) - amount",
         "usage[kind] = usage.get(kind, 0) - 2 * amount",
+        "region",
+    ),
+    Mutant(
+        "a delete answered from a mirror that is behind",
+        controller.region.standard.Standard,
+        "_is_current",
+        "return await self.committed(txn, attempt)",
+        "return True",
         "region",
     ),
 )

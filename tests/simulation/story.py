@@ -1,6 +1,7 @@
 """What users do to the simulated region, and what happens to it meanwhile; told by a seed."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -81,12 +82,9 @@ class Users:
         request = server_pb2.DeleteServerRequest(name=f"{PROJECT}/servers/{name}")
 
         async def make(api: Any) -> None:
-            try:
+            # It may have gone at an asking of which the answer was lost.
+            with contextlib.suppress(NotFound):
                 await api.servers.DeleteServer(request, timeout=CALL_S)
-            except NotFound:
-                # It went at an asking of which the answer was lost; or the controller's mirror is behind and does not know it yet.
-                if self.is_there(name):
-                    raise Unavailable("NOT_SEEN_YET", name) from None
 
         await self.ask(f"delete {name}", make)
         del self.wanted[name]
@@ -113,10 +111,7 @@ class Users:
             request.mode = server_pb2.REBOOT_MODE_HARD
 
         async def make(api: Any) -> None:
-            try:
-                await getattr(api.servers, f"{verb}Server")(request, timeout=CALL_S)
-            except NotFound as error:
-                raise Unavailable("NOT_SEEN_YET", error.message) from error
+            await getattr(api.servers, f"{verb}Server")(request, timeout=CALL_S)
 
         try:
             await self.ask(f"{verb.lower()} {name}", make)

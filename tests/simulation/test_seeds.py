@@ -39,6 +39,7 @@ def test_nothing_is_lost_doubled_or_left_over_in_any_seed_and_a_seed_is_one_stor
     [
         pytest.param("store", 35, id="what a deposed leader had under way comes after its successor asked what there is"),
         pytest.param("order", 2, id="a create that was sent twice arrives again after the delete"),
+        pytest.param("region", 21, id="a delete of a controller that knows only an earlier server of that name"),
     ],
 )
 def test_what_was_found_once_is_not_found_again(play: str, seed: int) -> None:

@@ -121,7 +121,7 @@ class Servers(Creatable[Server]):
         """Commit a verb; one that asks for what is asked for already changes nothing, but is remembered as done."""
 
         async def fill(txn: Txn) -> Outcome[Server]:
-            old = await self.read(request.name)
+            old = await self.read_to_change(request.name)
             self.require_etag(old, request.etag)
             self.require_alive(old)
             new = Server()

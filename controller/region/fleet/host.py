@@ -45,7 +45,7 @@ class Hosts(Standard[Host]):
         return await self._copied(told, validate_only=request.validate_only)
 
     async def UpdateHost(self, request: Any, _context: Context) -> Host:
-        old = await self.read(request.host.name, field="host.name")
+        old = await self.read_to_change(request.host.name, field="host.name")
         self.require_etag(old, request.host.etag)
         request.host.etag = old.status.cell_etag if request.host.etag else ""
 
@@ -57,7 +57,7 @@ class Hosts(Standard[Host]):
         return await self._copied(await self._forward.call(old.spec.cell, update), validate_only=request.validate_only)
 
     async def DeleteHost(self, request: Any, _context: Context) -> Host:
-        old = await self.read(request.name)
+        old = await self.read_to_change(request.name)
         self.require_etag(old, request.etag)
         request.etag = old.status.cell_etag if request.etag else ""
 
